@@ -1,0 +1,3 @@
+//! The Tandem server.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Everything HTTP: Manila's API, Tandem's own API.

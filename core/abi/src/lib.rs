@@ -1,0 +1,1 @@
+//! The frozen binary interface between Tandem and its drivers.

@@ -1,0 +1,1 @@
+//! Plain data of Tandem's driver contract.

@@ -1,0 +1,1 @@
+//! Finds, checks, opens and calls drivers.

@@ -1,0 +1,1 @@
+//! The manager: operations, state machines, recovery, placement.

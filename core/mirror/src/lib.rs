@@ -1,0 +1,1 @@
+//! Copies one tree or block device onto another, in passes, verified, resumable.

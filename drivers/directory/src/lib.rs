@@ -1,0 +1,1 @@
+//! Tandem driver: plain folders.

@@ -1,0 +1,1 @@
+//! Tandem driver: the model used by simulations.

@@ -1,0 +1,1 @@
+//! All that a vendor needs to write a Tandem driver.

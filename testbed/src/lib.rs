@@ -1,0 +1,1 @@
+//! Scenarios, simulations, benchmarks and end-to-end tests.

@@ -1,0 +1,3 @@
+//! cargo xtask: up, test, bench, tidy.
+
+fn main() {}
