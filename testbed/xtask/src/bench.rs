@@ -1,0 +1,34 @@
+//! `cargo xtask bench`: everything built for release, then the benchmarks of the testbed.
+
+use crate::{Result, client, command::Run, workspace::Workspace};
+
+/// Runs all benchmarks, or those that are named.
+pub(crate) fn run(names: &[String]) -> Result<()> {
+    let workspace = Workspace::load()?;
+    let testbed = workspace.packages.iter().find(|p| p.name == "tandem-testbed");
+    let mut benches: Vec<&str> = testbed
+        .iter()
+        .flat_map(|p| &p.targets)
+        .filter(|t| t.kinds.iter().any(|k| k == "bench"))
+        .map(|t| t.name.as_str())
+        .collect();
+    if let Some(stranger) = names.iter().find(|name| !benches.contains(&name.as_str())) {
+        return Err(format!("there is no benchmark {stranger:?}; there are {benches:?}."));
+    }
+    if !names.is_empty() {
+        benches.retain(|bench| names.iter().any(|name| name == bench));
+    }
+    if benches.is_empty() {
+        return Err("the testbed has no benchmarks.".into());
+    }
+    Run::cargo().args(["build", "--release", "--workspace", "--locked"]).run()?;
+    let stock = client::prepare()?;
+    for bench in benches {
+        Run::cargo()
+            .args(["bench", "--package", "tandem-testbed", "--locked", "--bench", bench])
+            .env("TANDEM_ARTIFACTS", workspace.artifacts(true))
+            .env("TANDEM_CLIENT", &stock)
+            .run()?;
+    }
+    Ok(())
+}

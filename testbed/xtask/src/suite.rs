@@ -1,0 +1,132 @@
+//! Test programs: built once by cargo, then run one by one, each within a deadline, and counted.
+//!
+//! Running them ourselves gives one order (cheap first), one count and one deadline whether or not
+//! cargo-nextest is installed.
+
+use crate::{
+    Result,
+    command::Run,
+    workspace::{Workspace, array, parse, string},
+};
+use std::ops::AddAssign;
+use std::path::PathBuf;
+
+/// After this many seconds a test program hangs, and is killed.
+const DEADLINE: &str = "1800";
+
+/// One built test program.
+#[derive(Debug)]
+pub(crate) struct Suite {
+    pub(crate) package: String,
+    pub(crate) name: String,
+    /// From a `tests/` folder, as opposed to the tests inside a crate.
+    pub(crate) integration: bool,
+    dir: PathBuf,
+    program: PathBuf,
+}
+
+/// How many tests ran, and how they ended.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// Builds every test program of the workspace.
+pub(crate) fn build(workspace: &Workspace) -> Result<Vec<Suite>> {
+    let mut suites = Vec::new();
+    let mut garbled = None;
+    let arguments =
+        ["test", "--workspace", "--no-run", "--locked", "--message-format=json-render-diagnostics"];
+    Run::cargo().args(arguments).lines(|line| match parse(line) {
+        Ok(message) => suites.extend(suite(workspace, &message)),
+        Err(sentence) => garbled = Some(sentence),
+    })?;
+    suites.sort_by(|a, b| (&a.package, a.integration, &a.name).cmp(&(&b.package, b.integration, &b.name)));
+    garbled.map_or(Ok(suites), Err)
+}
+
+fn suite(workspace: &Workspace, message: &serde_json::Value) -> Option<Suite> {
+    let program = message.get("executable")?.as_str()?;
+    if message.pointer("/profile/test")?.as_bool() != Some(true) {
+        return None;
+    }
+    let package = workspace.packages.iter().find(|p| p.id == string(message, "package_id"))?;
+    let target = message.get("target")?;
+    Some(Suite {
+        package: package.name.clone(),
+        name: string(target, "name").into(),
+        integration: array(target, "kind").iter().any(|kind| kind == "test"),
+        dir: workspace.root.join(&package.dir),
+        program: program.into(),
+    })
+}
+
+impl Suite {
+    /// Runs it, its output passed through.
+    pub(crate) fn run(&self, environment: &[(&str, PathBuf)]) -> Result<Counts> {
+        println!("-- {} {}", self.package, self.name);
+        let program = Run::new("timeout")
+            .args(["--foreground", "--kill-after=10", DEADLINE])
+            .args([&self.program])
+            .dir(&self.dir)
+            .env("CARGO_MANIFEST_DIR", &self.dir);
+        let counts = counted(environment.iter().fold(program, |run, (key, value)| run.env(key, value)))?;
+        if self.integration && counts == Counts::default() {
+            return Err(format!("{} {} ran no test.", self.package, self.name));
+        }
+        Ok(counts)
+    }
+
+    /// The program itself, for a run by other means.
+    pub(crate) fn program(&self) -> &PathBuf {
+        &self.program
+    }
+}
+
+/// Runs something that ends like a Rust test program does, and reads the counts off its output.
+/// Failed tests are counted; a program that dies without a count is an error.
+pub(crate) fn counted(program: Run) -> Result<Counts> {
+    let mut counts = Counts::default();
+    let mut said = false;
+    let outcome = program.lines(|line| {
+        println!("{line}");
+        if let Some(more) = closing_line(line) {
+            said = true;
+            counts += more;
+        }
+    });
+    match outcome {
+        Err(sentence) if counts.failed == 0 => Err(sentence),
+        _ if !said => Err("the program ended well but never said how many tests it ran.".into()),
+        _ => Ok(counts),
+    }
+}
+
+fn closing_line(line: &str) -> Option<Counts> {
+    let (_, numbers) = line.trim().strip_prefix("test result: ")?.split_once(". ")?;
+    let number = |word: &str| {
+        let part = numbers.split(';').find(|part| part.trim_end().ends_with(word))?;
+        part.split_whitespace().next()?.parse().ok()
+    };
+    Some(Counts { passed: number(" passed")?, failed: number(" failed")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_are_read() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 1 filtered out; finished in 0.1s";
+        assert_eq!(closing_line(line), Some(Counts { passed: 12, failed: 3 }));
+        assert_eq!(closing_line("test a ... ok"), None);
+    }
+}

@@ -1,0 +1,197 @@
+//! `cargo xtask test`: everything that CI runs, cheap first, in a fresh clone with an empty cache.
+
+use crate::{
+    Result, client,
+    command::Run,
+    report::Report,
+    suite::{self, Counts, Suite},
+    system, tidy,
+    workspace::Workspace,
+};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// The package whose tests are run last: they start real servers.
+const TESTBED: &str = "tandem-testbed";
+/// The end-to-end test that is repeated under an unprivileged user.
+const WALK: &str = "walk";
+const STEPS: &[&str] = &["tidy", "unit", "conformance", "end-to-end"];
+
+/// Runs the steps, or only those that are named.
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    let only = only(arguments)?;
+    let wants = |step: &str| only.is_empty() || only.iter().any(|wanted| wanted == step);
+    let start = Instant::now();
+    let workspace = Workspace::load()?;
+    let mut report = Report::default();
+    let mut total = Counts::default();
+    let finished = steps(&workspace, wants, &mut report, &mut total);
+    let verdict = finished.and(report.finish());
+    // In the words of Rust's own test programs, which other tools recognise.
+    let word = if verdict.is_ok() { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {word}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s",
+        total.passed,
+        total.failed,
+        start.elapsed().as_secs_f64()
+    );
+    verdict
+}
+
+fn only(arguments: &[String]) -> Result<Vec<String>> {
+    let mut steps = Vec::new();
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        match (word.as_str(), words.next()) {
+            ("--only", Some(step)) if STEPS.contains(&step.as_str()) => steps.push(step.clone()),
+            _ => return Err(format!("test takes --only with one of {STEPS:?}, not {arguments:?}.")),
+        }
+    }
+    Ok(steps)
+}
+
+fn steps(
+    workspace: &Workspace,
+    wants: impl Fn(&str) -> bool,
+    report: &mut Report,
+    total: &mut Counts,
+) -> Result<()> {
+    if !report.step("system packages", system::prepare) {
+        return Ok(());
+    }
+    if wants("tidy") {
+        tidy::rules(workspace, report);
+        tidy::compiled(report);
+    }
+    if !["unit", "conformance", "end-to-end"].iter().any(|step| wants(step)) {
+        return Ok(());
+    }
+    let mut suites = Vec::new();
+    let built = report.step("build", || {
+        suites = suite::build(workspace)?;
+        // The programs and the plug-ins themselves: the tests load and start what people will.
+        Run::cargo().args(["build", "--quiet", "--workspace", "--locked"]).run()?;
+        Ok(format!("{} test programs", suites.len()))
+    });
+    if !built {
+        return Ok(());
+    }
+    if wants("unit") {
+        report.step("unit and property tests", || {
+            all(suites.iter().filter(|suite| suite.package != TESTBED), &[], total)
+        });
+        report.step("documentation tests", || {
+            let tests = ["test", "--quiet", "--workspace", "--doc", "--locked"];
+            add(total, suite::counted(Run::cargo().args(tests))?)
+        });
+    }
+    if wants("conformance") {
+        for driver in workspace.drivers() {
+            report.step(&format!("conformance: {}", driver.dir), || {
+                let library = driver.library().ok_or("the driver builds no library.")?;
+                let artifacts = workspace.artifacts(false);
+                let kit = Run::new(artifacts.join("tandem-conformance")).args([artifacts.join(library)]);
+                let counts = suite::counted(kit)?;
+                some(add(total, counts), &counts)
+            });
+        }
+    }
+    if wants("end-to-end") {
+        end_to_end(workspace, &suites, report, total);
+    }
+    Ok(())
+}
+
+fn end_to_end(workspace: &Workspace, suites: &[Suite], report: &mut Report, total: &mut Counts) {
+    let mut stock = PathBuf::new();
+    let ready = report.step("stock client", || {
+        stock = client::prepare()?;
+        client::version(&stock)
+    });
+    if !ready {
+        return;
+    }
+    let artifacts = workspace.artifacts(false);
+    let environment = [("TANDEM_ARTIFACTS", artifacts.clone()), ("TANDEM_CLIENT", stock.clone())];
+    for suite in suites.iter().filter(|suite| suite.package == TESTBED) {
+        let kind = if suite.integration { "end to end" } else { "testbed" };
+        report.step(&format!("{kind}: {}", suite.name), || all([suite], &environment, total));
+    }
+    if system::is_root() {
+        report.step("end to end: walk, unprivileged", || {
+            let walk = suites.iter().find(|s| s.package == TESTBED && s.name == WALK);
+            let walk = walk.ok_or("there is no test program for the walk.")?;
+            unprivileged(workspace, walk, &artifacts, &stock, total)
+        });
+    }
+}
+
+/// Repeats the walk as `nobody`, from copies that `nobody` may read.
+fn unprivileged(
+    workspace: &Workspace,
+    walk: &Suite,
+    artifacts: &Path,
+    stock: &Path,
+    total: &mut Counts,
+) -> Result<String> {
+    let folder = Run::new("mktemp").args(["--directory", "--tmpdir", "tandem-walk-XXXXXXXX"]).output()?;
+    let folder = PathBuf::from(folder.trim());
+    let outcome = (|| {
+        let (programs, scratch, client) = (folder.join("bin"), folder.join("tmp"), folder.join("client"));
+        for new in [&programs, &scratch] {
+            std::fs::create_dir(new).map_err(|error| format!("creating {}: {error}.", new.display()))?;
+        }
+        let libraries = workspace.drivers().into_iter().filter_map(|driver| driver.library());
+        let names = ["tandemd".to_string(), "tandem".into()].into_iter().chain(libraries);
+        Run::new("cp").args(names.map(|name| artifacts.join(name))).args([&programs]).run()?;
+        Run::new("cp").args([walk.program(), &programs.join(WALK)]).run()?;
+        Run::new("cp").args([workspace.root.join("README.md"), folder.join("README.md")]).run()?;
+        client::copy(stock, &client)?;
+        Run::new("chmod").args(["-R", "a+rX,go-w"]).args([&folder]).run()?;
+        Run::new("chown").args(["nobody"]).args([&scratch]).run()?;
+        let program = Run::new("timeout")
+            .args(["--foreground", "--kill-after=10", "1800", "setpriv"])
+            .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"])
+            .args([programs.join(WALK)])
+            .dir(&scratch)
+            .env("HOME", &scratch)
+            .env("TMPDIR", &scratch)
+            .env("TANDEM_README", folder.join("README.md"))
+            .env("TANDEM_ARTIFACTS", &programs)
+            .env("TANDEM_CLIENT", &client);
+        let counts = suite::counted(program)?;
+        some(add(total, counts), &counts)
+    })();
+    let swept = Run::new("rm").args(["-rf"]).args([&folder]).run();
+    outcome.and_then(|remark| swept.map(|()| remark))
+}
+
+fn all<'a>(
+    suites: impl IntoIterator<Item = &'a Suite>,
+    environment: &[(&str, PathBuf)],
+    total: &mut Counts,
+) -> Result<String> {
+    let mut sum = Counts::default();
+    let mut broken = Vec::new();
+    for suite in suites {
+        match suite.run(environment) {
+            Ok(counts) => sum += counts,
+            Err(sentence) => broken.push(sentence),
+        }
+    }
+    let remark = some(add(total, sum), &sum);
+    if broken.is_empty() { remark } else { Err(broken.join("\n")) }
+}
+
+fn add(total: &mut Counts, counts: Counts) -> Result<String> {
+    *total += counts;
+    match counts.failed {
+        0 => Ok(format!("{} tests", counts.passed)),
+        failed => Err(format!("{failed} of {} tests failed.", failed + counts.passed)),
+    }
+}
+
+/// Nothing run is nothing proven.
+fn some(outcome: Result<String>, counts: &Counts) -> Result<String> {
+    if *counts == Counts::default() { Err("no test ran.".into()) } else { outcome }
+}
