@@ -1,1 +1,39 @@
 //! All that a vendor needs to write a Tandem driver.
+//!
+//! A driver is a type that implements [`Driver`] and, one by one, the abilities its storage has: [`Replication`],
+//! [`Streamed`] or [`StorageReplicated`], [`Quiescable`], [`Attachable`], [`Migration`]. One line makes a loadable
+//! library of it:
+//!
+//! ```ignore
+//! tandem_sdk::export_driver!(MyDriver: Replication, Streamed);
+//! ```
+//!
+//! Build the crate with `crate-type = ["cdylib"]`, put the `.so` into the server's folder of drivers, and prove it with
+//! the conformance suite. `docs/writing-a-driver.md` tells the way from an empty crate; `docs/contract.md` holds the
+//! laws.
+
+mod ability;
+mod context;
+mod dispatch;
+mod driver;
+mod export;
+mod guard;
+mod host;
+mod migration;
+mod replication;
+
+#[doc(hidden)]
+pub use ability::route;
+pub use ability::{Ability, Incoming, Wired};
+pub use context::OpContext;
+pub use dispatch::Dispatcher;
+pub use driver::{Attachable, Driver};
+pub use host::{BoxFuture, Host};
+pub use migration::Migration;
+pub use replication::{Quiescable, Reachable, Replication, StorageReplicated, Streamed};
+
+pub use schemars;
+pub use serde_json::Value;
+pub use tandem_contract as contract;
+pub use tandem_contract::*;
+pub use tandem_mirror as mirror;
