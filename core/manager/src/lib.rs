@@ -1,1 +1,18 @@
-//! The manager: operations, state machines, recovery, placement.
+//! One manager for shares and servers: admission, the operation log, plans, the runner, recovery, reconciliation and
+//! placement. Generic: it knows no storage technology and no HTTP.
+//!
+//! The way of a request: [`Manager`] admits it (one transaction writes the new status **and** the operation that owns
+//! it), a runner claims the operation, a pure plan turns it into steps, and each step is logged before and after its
+//! driver call. What a crash interrupts, the next start carries on.
+
+pub mod clock;
+pub mod denied;
+pub mod model;
+pub mod oplog;
+pub mod plan;
+pub mod store;
+
+mod face;
+
+pub use denied::Denied;
+pub use face::*;

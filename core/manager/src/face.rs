@@ -1,0 +1,195 @@
+//! The types of the face of the manager: what requests carry and what is shown that is not stored.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tandem_contract::{AccessLevel, Capabilities, Pool};
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+
+/// Who asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// User.
+    pub user_id: String,
+    /// Project.
+    pub project_id: String,
+    /// Whether policy lets the caller act as administrator in this request (promote what is not in sync).
+    pub admin: bool,
+    /// `req-…`, for the operation's record.
+    pub request_id: Option<String>,
+}
+
+/// A share to make.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NewShare {
+    /// Name.
+    pub name: Option<String>,
+    /// Description.
+    pub description: Option<String>,
+    /// GiB, at least 1.
+    pub size_gb: u64,
+    /// `NFS`, `CIFS`, …; upper case.
+    pub protocol: String,
+    /// Share type.
+    pub share_type_id: Uuid,
+    /// Zone wished for.
+    pub availability_zone: Option<String>,
+    /// Public.
+    pub is_public: bool,
+    /// Names and values.
+    pub metadata: BTreeMap<String, String>,
+    /// Only on this pool (Manila's `scheduler_hints.only_host`).
+    pub only_host: Option<String>,
+}
+
+/// What to change of a share; `None` leaves as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShareChange {
+    /// Name; `Some(None)` takes it away.
+    pub name: Option<Option<String>>,
+    /// Description; `Some(None)` takes it away.
+    pub description: Option<Option<String>>,
+    /// Public.
+    pub is_public: Option<bool>,
+}
+
+/// A rule to add.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRule {
+    /// `ip`, `user`, `cert`, `cephx`; checked by the API.
+    pub access_type: String,
+    /// To whom; checked by the API.
+    pub access_to: String,
+    /// What it permits.
+    pub access_level: AccessLevel,
+    /// Names and values.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A replica to make.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewReplica {
+    /// Zone wished for.
+    pub availability_zone: Option<String>,
+    /// Names and values.
+    pub metadata: BTreeMap<String, String>,
+    /// Only on this pool (Manila's `scheduler_hints.only_host`).
+    pub only_host: Option<String>,
+}
+
+/// A share type to make.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewType {
+    /// Unique name.
+    pub name: String,
+    /// Description.
+    pub description: Option<String>,
+    /// For every project.
+    pub is_public: bool,
+    /// Extra specs; `driver_handles_share_servers` must be among them (checked by the API).
+    pub extra_specs: BTreeMap<String, String>,
+}
+
+/// What to change of a share type; `None` leaves as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TypeChange {
+    /// Name.
+    pub name: Option<String>,
+    /// Description; `Some(None)` takes it away.
+    pub description: Option<Option<String>>,
+    /// For every project.
+    pub is_public: Option<bool>,
+}
+
+/// What metadata is changed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetadataChange {
+    /// These join or replace those of the same name.
+    Merge(BTreeMap<String, String>),
+    /// These and no others.
+    Replace(BTreeMap<String, String>),
+    /// This one goes; `NotFound` is the API's to say, by reading first.
+    Remove(String),
+}
+
+/// Whether a back end serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum BackendState {
+    /// It does.
+    Up,
+    /// It does not; a sentence says why. Its driver is asked again from time to time.
+    Down {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A back end, as the APIs show it.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackendView {
+    /// Its name in the settings.
+    pub name: String,
+    /// `host` of `host@backend`.
+    pub host: String,
+    /// Its driver's name and version.
+    pub driver: String,
+    /// Version of that driver.
+    pub driver_version: String,
+    /// Zone.
+    pub availability_zone: String,
+    /// Whether it serves.
+    #[serde(flatten)]
+    pub state: BackendState,
+    /// When `state` last changed.
+    pub since: Timestamp,
+    /// What it can do; default (nothing) when it never answered.
+    pub capabilities: Capabilities,
+    /// Its pools as last asked.
+    pub pools: Vec<Pool>,
+    /// Percent kept free, in scheduling.
+    pub reserved_percentage: u32,
+    /// How many times the total a thin pool may be promised.
+    pub max_over_subscription_ratio: f64,
+    /// When pools were last asked.
+    pub pools_at: Option<Timestamp>,
+}
+
+/// A pool with what the scheduler knows of it: what `scheduler-stats/pools/detail` shows.
+#[derive(Clone, Debug)]
+pub struct PoolView {
+    /// `host@backend#pool`.
+    pub address: crate::model::PoolAddress,
+    /// Zone of its back end.
+    pub availability_zone: String,
+    /// Its back end.
+    pub backend: BackendView,
+    /// The pool.
+    pub pool: Pool,
+    /// Bytes promised to instances there, by the store.
+    pub provisioned_bytes: u64,
+}
+
+/// How far behind a replica is, by the manager's clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Lag {
+    /// Seconds since its newest point; 0 while the active one is unchanged since. `None` without a point.
+    pub seconds: Option<u64>,
+    /// Bytes, where the driver can tell.
+    pub bytes: Option<u64>,
+}
+
+/// Everything a law of the manager forbids and that was found nevertheless.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Number of the law in `docs/states.md`; 0 for an orphan on storage.
+    pub law: u32,
+    /// `error` breaks a law; `notice` is a logged exception (an admin's reset, a back end that cannot be asked).
+    pub severity: &'static str,
+    /// What it is about: a share, an instance, an operation, a back end.
+    pub subject: String,
+    /// A sentence: what is wrong and what to do.
+    pub message: String,
+}

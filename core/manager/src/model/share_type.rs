@@ -1,0 +1,58 @@
+//! Share types: what an administrator offers.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tandem_contract::Style;
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+
+/// Seconds a replica may be behind and still count as `in_sync`, where the type does not say.
+pub const DEFAULT_RPO_SECONDS: u64 = 60;
+
+/// A share type with its extra specs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShareType {
+    /// Id.
+    pub id: Uuid,
+    /// Compare-and-set version; 0 before the first write.
+    #[serde(skip)]
+    pub version: i64,
+    /// Unique name.
+    pub name: String,
+    /// Description.
+    pub description: Option<String>,
+    /// Whether every project may use it.
+    pub is_public: bool,
+    /// Extra specs, Manila's and ours.
+    pub extra_specs: BTreeMap<String, String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Option<Timestamp>,
+}
+
+impl ShareType {
+    /// `replication_type`, when it names a style.
+    pub fn replication(&self) -> Option<Style> {
+        self.extra_specs.get("replication_type").and_then(|word| Style::parse(word))
+    }
+
+    /// `replication:rpo_seconds`, at least 1.
+    pub fn rpo_seconds(&self) -> u64 {
+        self.extra_specs
+            .get("replication:rpo_seconds")
+            .and_then(|text| text.trim().parse().ok())
+            .filter(|&seconds| seconds > 0)
+            .unwrap_or(DEFAULT_RPO_SECONDS)
+    }
+
+    /// A boolean extra spec as Manila reads it (`True`, `<is> True`, …).
+    pub fn flag(&self, name: &str) -> bool {
+        self.extra_specs.get(name).is_some_and(|value| {
+            let word = value.trim().trim_start_matches("<is>").trim();
+            ["true", "1", "yes", "on", "t", "y"].iter().any(|yes| word.eq_ignore_ascii_case(yes))
+        })
+    }
+}
