@@ -26,3 +26,19 @@ pub struct Manifest {
     #[serde(default)]
     pub tokens: Vec<(String, u32)>,
 }
+
+/// What a host tells a plug-in when it opens a back end.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Opening {
+    /// The back end's name in the host's settings.
+    pub backend: String,
+    /// The contract the host knows, (major, minor).
+    pub contract: (u32, u32),
+    /// Features beyond the first contract that the host understands.
+    pub features: Vec<String>,
+    /// The least level of log lines that the host wants: `error`, `warn`, `info`, `debug`, `trace`; empty is `info`.
+    pub log: String,
+    /// The back end's settings, already checked against [`Manifest::settings`].
+    pub settings: Value,
+}

@@ -19,7 +19,9 @@ mod driver;
 mod export;
 mod guard;
 mod host;
+mod log;
 mod migration;
+mod plugin;
 mod replication;
 
 #[doc(hidden)]
@@ -37,3 +39,11 @@ pub use serde_json::Value;
 pub use tandem_contract as contract;
 pub use tandem_contract::*;
 pub use tandem_mirror as mirror;
+
+/// What [`export_driver!`] writes names this; not for anybody else.
+#[doc(hidden)]
+pub mod glue {
+    pub use crate::plugin::Exported;
+    pub use tandem_abi::Probe;
+    pub use tandem_abi::v1::{Header, header};
+}
