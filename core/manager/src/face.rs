@@ -193,3 +193,40 @@ pub struct Finding {
     /// A sentence: what is wrong and what to do.
     pub message: String,
 }
+
+/// How the manager runs. Every figure has a default that serves.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The `host` of `host@backend#pool`; the machine's name by default.
+    pub host: String,
+    /// Syncs that run at once.
+    pub concurrent_syncs: usize,
+    /// Seconds between two looks at each back end's pools and health.
+    pub pool_interval_seconds: u64,
+    /// Seconds between two looks at what is in error.
+    pub heal_interval_seconds: u64,
+    /// Seconds a call without a transfer inside may take.
+    pub call_deadline_seconds: u64,
+    /// Seconds a transfer, or the making of a point, may go without any progress.
+    pub stall_deadline_seconds: u64,
+    /// Days for which ended syncs are kept in the log.
+    pub keep_sync_days: u64,
+    /// Bytes a second of each transfer, at most; unlimited when absent.
+    pub bandwidth: Option<u64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            host: "localhost".into(),
+            concurrent_syncs: 4,
+            pool_interval_seconds: 10,
+            heal_interval_seconds: 10,
+            call_deadline_seconds: 60,
+            stall_deadline_seconds: 120,
+            keep_sync_days: 7,
+            bandwidth: None,
+        }
+    }
+}

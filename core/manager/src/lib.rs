@@ -5,14 +5,24 @@
 //! it), a runner claims the operation, a pure plan turns it into steps, and each step is logged before and after its
 //! driver call. What a crash interrupts, the next start carries on.
 
+mod admission;
+mod backends;
+mod board;
 pub mod clock;
-pub mod denied;
+mod core;
+mod denied;
+mod doctor;
+mod draft;
+mod face;
+mod lag;
+mod manager;
 pub mod model;
 pub mod oplog;
 pub mod plan;
+mod run;
 pub mod store;
 
-mod face;
-
+pub use backends::BackendConfig;
 pub use denied::Denied;
 pub use face::*;
+pub use manager::Manager;

@@ -14,6 +14,9 @@ pub enum Intent {
     CreateShare {
         /// The instance.
         instance: InstanceId,
+        /// Only on this pool or host (Manila's scheduler hint).
+        #[serde(default)]
+        only_host: Option<String>,
     },
     /// Remove a share with its instances.
     DeleteShare {
@@ -93,7 +96,7 @@ impl Intent {
     /// The one instance that it concerns; `None` when it concerns the share.
     pub const fn instance(&self) -> Option<InstanceId> {
         match self {
-            Self::CreateShare { instance }
+            Self::CreateShare { instance, .. }
             | Self::CreateReplica { instance, .. }
             | Self::DeleteReplica { instance, .. }
             | Self::Sync { instance, .. }

@@ -1,0 +1,85 @@
+//! Admission: may this request be, and what does it set? Pure code over a [`Draft`], committed with compare-and-set;
+//! nothing here takes a step or calls a driver.
+
+mod access;
+mod operation;
+mod replica;
+mod share;
+mod types;
+
+use tandem_contract::{InstanceId, OpId, ReplicaState, ResourceId};
+use uuid::Uuid;
+
+use crate::denied::Denied;
+use crate::draft::Draft;
+use crate::face::Caller;
+use crate::model::{Instance, InstanceStatus, Intent, Operation, Share};
+use crate::oplog::{Effect, Ending, Event};
+
+impl Draft {
+    fn need_share(&self, id: ResourceId) -> Result<&Share, Denied> {
+        self.share.as_ref().ok_or(Denied::NoShare(id))
+    }
+
+    fn need_instance(&self, id: InstanceId) -> Result<&Instance, Denied> {
+        self.instance(id).ok_or(Denied::NoInstance(id))
+    }
+
+    fn need_idle(&self, id: ResourceId) -> Result<(), Denied> {
+        match &self.need_share(id)?.task_state {
+            Some(state) if is_busy(state) => Err(Denied::Busy { share: id, task_state: state.clone() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks every unfinished operation that `which` picks to end, since a stronger one follows.
+    fn preempt(&mut self, which: impl Fn(&Operation) -> bool) {
+        for op in self.unfinished() {
+            if which(&op) {
+                self.request_cancel(&op);
+            }
+        }
+    }
+
+    /// An admin's override: logged, done at once.
+    fn reset(
+        &mut self,
+        instance: InstanceId,
+        status: Option<InstanceStatus>,
+        state: Option<ReplicaState>,
+        caller: &Caller,
+    ) -> Operation {
+        let mut effects = Vec::new();
+        effects.extend(status.map(|status| Effect::Status { instance, status }));
+        effects.extend(state.map(|state| Effect::ReplicaState { instance, state: Some(state) }));
+        let intent = Intent::Reset { instance, status, replica_state: state };
+        let op = self.admit(new_op(), intent, effects, Some(caller));
+        let op = self.append(op, Event::Finished { ending: Ending::Done, error: None }, Vec::new(), None);
+        if let Some(row) = self.instance_mut(instance) {
+            row.reset_by_admin = true;
+        }
+        op
+    }
+}
+
+/// Whether a task state makes a share busy (Manila's BUSY_TASK_STATES).
+fn is_busy(task_state: &str) -> bool {
+    matches!(
+        task_state,
+        "migration_starting"
+            | "migration_in_progress"
+            | "migration_completing"
+            | "migration_driver_starting"
+            | "migration_driver_in_progress"
+            | "migration_driver_phase1_done"
+            | "data_copying_starting"
+            | "data_copying_in_progress"
+            | "data_copying_completing"
+            | "data_copying_completed"
+    )
+}
+
+/// A new operation's id: UUID v7, so that ids sort by time.
+pub(crate) fn new_op() -> OpId {
+    OpId(Uuid::now_v7())
+}

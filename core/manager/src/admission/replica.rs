@@ -1,0 +1,213 @@
+//! Admission of what concerns replicas.
+
+use tandem_contract::{InstanceId, ReplicaState, ResourceId, Style};
+use uuid::Uuid;
+
+use super::new_op;
+use super::share::blank_instance;
+use crate::core::Core;
+use crate::denied::Denied;
+use crate::draft::Draft;
+use crate::face::{Caller, MetadataChange, NewReplica};
+use crate::model::{Counted, Instance, InstanceStatus, Intent, Operation};
+use crate::oplog::Effect;
+
+impl Core {
+    /// Admits a replica.
+    pub(crate) async fn create_replica(
+        &self,
+        caller: &Caller,
+        share: ResourceId,
+        new: NewReplica,
+    ) -> Result<Instance, Denied> {
+        let share_type = self.store.family(share).await?.share_type.ok_or(Denied::NoShare(share))?;
+        self.check_zone(new.availability_zone.as_deref(), &share_type)?;
+        let id = InstanceId(Uuid::new_v4());
+        self.change(share, |draft| {
+            create_replica(draft, caller, share, &new, id)?;
+            draft.instance(id).cloned().ok_or(Denied::NoInstance(id))
+        })
+        .await
+    }
+
+    /// Admits the removal of a replica; with `force`, forgetting what cannot be removed. `None`: it was nowhere and
+    /// is gone already.
+    pub(crate) async fn delete_replica(
+        &self,
+        caller: &Caller,
+        id: InstanceId,
+        force: bool,
+    ) -> Result<Option<Operation>, Denied> {
+        let share = self.share_of(id).await?;
+        self.change(share, |draft| delete_replica(draft, caller, id, force)).await
+    }
+
+    /// Admits a promotion.
+    pub(crate) async fn promote(
+        &self,
+        caller: &Caller,
+        id: InstanceId,
+        wait: Option<u64>,
+    ) -> Result<Operation, Denied> {
+        let share = self.share_of(id).await?;
+        self.change(share, |draft| promote(draft, caller, id, wait)).await
+    }
+
+    /// Admits a sync that somebody asked for; also tells a fenced old active to follow the new one. `None`: one is
+    /// on its way already.
+    pub(crate) async fn resync(&self, caller: &Caller, id: InstanceId) -> Result<Option<Operation>, Denied> {
+        let share = self.share_of(id).await?;
+        self.change(share, |draft| {
+            let row = draft.need_instance(id)?;
+            if row.pool.is_none() {
+                return Err(Denied::NoHost(id));
+            }
+            if let Some(row) = draft.instance_mut(id) {
+                row.reset_by_admin = false;
+            }
+            admit_sync(draft, id, true, Some(caller))
+        })
+        .await
+    }
+
+    /// An admin's override of a replica's state.
+    pub(crate) async fn reset_replica_state(
+        &self,
+        caller: &Caller,
+        id: InstanceId,
+        state: ReplicaState,
+    ) -> Result<Operation, Denied> {
+        let share = self.share_of(id).await?;
+        self.change(share, |draft| {
+            if draft.need_instance(id)?.replica_state == Some(ReplicaState::Active) {
+                return Err(Denied::ResetActive(id));
+            }
+            Ok(draft.reset(id, None, Some(state), caller))
+        })
+        .await
+    }
+
+    /// Changes a replica's metadata.
+    pub(crate) async fn set_replica_metadata(
+        &self,
+        id: InstanceId,
+        change: MetadataChange,
+    ) -> Result<Instance, Denied> {
+        let share = self.share_of(id).await?;
+        self.change(share, |draft| {
+            let row = draft.instance_mut(id).ok_or(Denied::NoInstance(id))?;
+            change.apply(&mut row.metadata);
+            Ok(row.clone())
+        })
+        .await
+    }
+}
+
+fn create_replica(
+    draft: &mut Draft,
+    caller: &Caller,
+    share_id: ResourceId,
+    new: &NewReplica,
+    id: InstanceId,
+) -> Result<(), Denied> {
+    let share = draft.need_share(share_id)?.clone();
+    let Some(style) = share.replication else { return Err(Denied::NotReplicated(share_id)) };
+    draft.need_idle(share_id)?;
+    if !draft.active().is_some_and(|a| a.status == InstanceStatus::Available) {
+        return Err(Denied::NoActiveReplica(share_id));
+    }
+    draft.reserve(Counted::ShareReplicas, 1)?;
+    draft.reserve(Counted::ReplicaGigabytes, i64::try_from(share.size_gb).unwrap_or(i64::MAX))?;
+    draft.instances.push(Instance {
+        availability_zone: new.availability_zone.clone(),
+        replica_state: Some(ReplicaState::OutOfSync),
+        cast_rules_to_readonly: style == Style::Readable,
+        metadata: new.metadata.clone(),
+        ..blank_instance(id, share_id, share.project_id.clone(), share.share_type_id, draft.now)
+    });
+    let set = vec![
+        Effect::Status { instance: id, status: InstanceStatus::Creating },
+        Effect::ReplicaState { instance: id, state: Some(ReplicaState::OutOfSync) },
+    ];
+    draft.admit(
+        new_op(),
+        Intent::CreateReplica { instance: id, only_host: new.only_host.clone() },
+        set,
+        Some(caller),
+    );
+    Ok(())
+}
+
+fn delete_replica(
+    draft: &mut Draft,
+    caller: &Caller,
+    id: InstanceId,
+    force: bool,
+) -> Result<Option<Operation>, Denied> {
+    let row = draft.need_instance(id)?.clone();
+    let share = draft.need_share(row.share_id)?;
+    if share.replication.is_none() {
+        return Err(Denied::NotReplicated(row.share_id));
+    }
+    let another_active =
+        draft.instances.iter().any(|i| i.id != id && i.replica_state == Some(ReplicaState::Active));
+    if row.replica_state == Some(ReplicaState::Active) && !another_active {
+        return Err(Denied::LastActiveReplica(id));
+    }
+    let concerns = |op: &Operation| op.intent.instance() == Some(id);
+    if row.status == InstanceStatus::Deleting
+        && draft.unfinished().iter().any(|op| is_delete(op) && concerns(op))
+        && !force
+    {
+        return Ok(None);
+    }
+    draft.preempt(|op| concerns(op) && (force || !is_delete(op)));
+    let set = vec![Effect::Status { instance: id, status: InstanceStatus::Deleting }];
+    Ok(Some(draft.admit(new_op(), Intent::DeleteReplica { instance: id, force }, set, Some(caller))))
+}
+
+const fn is_delete(op: &Operation) -> bool {
+    matches!(op.intent, Intent::DeleteReplica { .. } | Intent::DeleteShare { .. })
+}
+
+fn promote(
+    draft: &mut Draft,
+    caller: &Caller,
+    id: InstanceId,
+    wait: Option<u64>,
+) -> Result<Operation, Denied> {
+    let row = draft.need_instance(id)?.clone();
+    if draft.need_share(row.share_id)?.replication.is_none() {
+        return Err(Denied::NotReplicated(row.share_id));
+    }
+    if row.status != InstanceStatus::Available {
+        return Err(Denied::InstanceStatus { instance: id, status: row.status, needed: "available".into() });
+    }
+    let state = row.replica_state.unwrap_or(ReplicaState::Error);
+    if !caller.admin && matches!(state, ReplicaState::OutOfSync | ReplicaState::Error) {
+        return Err(Denied::PromoteNeedsAdmin { instance: id, state: state.as_str().into() });
+    }
+    draft.need_idle(row.share_id)?;
+    // A promotion makes its own last sync, and continues what a preempted one had carried.
+    draft.preempt(|op| matches!(op.intent, Intent::Sync { .. }));
+    let set = vec![Effect::Status { instance: id, status: InstanceStatus::ReplicationChange }];
+    Ok(draft.admit(new_op(), Intent::Promote { instance: id, quiesce_wait_seconds: wait }, set, Some(caller)))
+}
+
+/// Admits a sync unless one is waiting or running for that instance.
+pub(crate) fn admit_sync(
+    draft: &mut Draft,
+    id: InstanceId,
+    asked: bool,
+    caller: Option<&Caller>,
+) -> Result<Option<Operation>, Denied> {
+    draft.need_instance(id)?;
+    let pending = draft
+        .unfinished()
+        .iter()
+        .any(|op| matches!(op.intent, Intent::Sync { instance, .. } if instance == id) && !op.cancel);
+    if pending {
+        return Ok(None);
+    }
+    Ok(Some(draft.admit(new_op(), Intent::Sync { instance: id, asked }, Vec::new(), caller)))
+}

@@ -1,0 +1,70 @@
+//! The board: what is true only now, and is observed again after a start. Progress of running operations, and how
+//! fresh replicas are.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
+
+use tandem_contract::{InstanceId, OpId, Progress};
+
+use crate::clock::Timestamp;
+
+/// How fresh a replica is known to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Freshness {
+    /// The active was last known to be unchanged since the replica's newest point at this time.
+    pub confirmed_at: Option<Timestamp>,
+    /// Bytes behind, as last told.
+    pub lag_bytes: Option<u64>,
+    /// When the replica was last looked at.
+    pub seen_at: Option<Timestamp>,
+}
+
+/// Volatile facts.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    progress: Mutex<HashMap<OpId, Progress>>,
+    fresh: Mutex<HashMap<InstanceId, Freshness>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Plain data: whatever a panicking writer left is still a fact of the past.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Board {
+    /// Notes progress. Bytes never fall within one phase of one operation.
+    pub fn progress(&self, op: OpId, mut new: Progress) {
+        let mut all = lock(&self.progress);
+        if let Some(old) = all.get(&op)
+            && old.phase == new.phase
+        {
+            new.done = new.done.max(old.done);
+        }
+        all.insert(op, new);
+    }
+
+    /// Progress of an operation, when it runs.
+    pub fn progress_of(&self, op: OpId) -> Option<Progress> {
+        lock(&self.progress).get(&op).cloned()
+    }
+
+    /// Forgets an operation's progress.
+    pub fn ended(&self, op: OpId) {
+        lock(&self.progress).remove(&op);
+    }
+
+    /// How fresh a replica is known to be.
+    pub fn freshness(&self, instance: InstanceId) -> Freshness {
+        lock(&self.fresh).get(&instance).copied().unwrap_or_default()
+    }
+
+    /// Changes that.
+    pub fn set_freshness(&self, instance: InstanceId, change: impl FnOnce(&mut Freshness)) {
+        change(lock(&self.fresh).entry(instance).or_default());
+    }
+
+    /// Forgets an instance.
+    pub fn gone(&self, instance: InstanceId) {
+        lock(&self.fresh).remove(&instance);
+    }
+}
