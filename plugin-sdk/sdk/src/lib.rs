@@ -32,6 +32,7 @@ pub use dispatch::Dispatcher;
 pub use driver::{Attachable, Driver};
 pub use host::{BoxFuture, Host};
 pub use migration::Migration;
+pub use plugin::InProcess;
 pub use replication::{Quiescable, Reachable, Replication, StorageReplicated, Streamed};
 
 pub use schemars;

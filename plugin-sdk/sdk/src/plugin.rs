@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -106,6 +107,49 @@ impl<D: Wired> Drop for Opener<D> {
         if let (Some(dispatcher), Ok(runtime)) = (self.dispatcher.take(), runtime(D::NAME)) {
             runtime.spawn_blocking(move || drop(dispatcher));
         }
+    }
+}
+
+/// A driver that is linked into the host's process: for simulations. Calls run where they are polled, on the host's
+/// runtime and clock; every report of progress is sent; logs are the process's own.
+pub struct InProcess<D>(PhantomData<fn() -> D>);
+
+impl<D: Wired> Library for InProcess<D> {
+    fn manifest() -> Vec<u8> {
+        encode(&Dispatcher::<D>::manifest())
+    }
+
+    fn open(host: Box<dyn HostSide>, opening: Vec<u8>) -> BoxFuture<'static, Opened> {
+        Box::pin(async move {
+            let opening: Opening = decode(&opening).map_err(|e| encode(&e))?;
+            let host = Arc::new(RemoteHost(Arc::from(host)));
+            let opened = Dispatcher::<D>::open(host, opening.settings).await.map_err(|e| encode(&e))?;
+            Ok(Box::new(Linked(Arc::new(opened.progress_every(Duration::ZERO)))) as Box<dyn DriverSide>)
+        })
+    }
+}
+
+struct Linked<D>(Arc<Dispatcher<D>>);
+
+impl<D: Wired> DriverSide for Linked<D> {
+    fn capabilities(&self) -> Vec<u8> {
+        encode(self.0.capabilities())
+    }
+
+    fn call(&self, request: Vec<u8>, fds: Vec<OwnedFd>) -> BoxFuture<'static, Answer> {
+        let started = decode(&request).map(|request| self.0.call(request, fds));
+        Box::pin(async move {
+            let answer = match started {
+                Ok(work) => work.await,
+                Err(e) => Err(e),
+            };
+            answer.map(|value| encode(&value)).map_err(|e| encode(&e))
+        })
+    }
+
+    fn shutdown(&self) -> BoxFuture<'static, ()> {
+        let dispatcher = Arc::clone(&self.0);
+        Box::pin(async move { dispatcher.shutdown().await })
     }
 }
 

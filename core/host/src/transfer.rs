@@ -1,0 +1,183 @@
+//! Carries a stream from one driver to another on this host.
+//!
+//! The drivers own the ends of a pipe, one each. When one side ends, its end closes, and the other sees an end of file
+//! or a broken pipe and ends too; a side that does not is cancelled. Both have returned, or count as hung, before the
+//! transfer does.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tandem_contract::{
+    Error, ErrorKind, Outcome, Progress, Receive, ReceiveSpec, Result, SendSpec, SendStream, TransferReport,
+};
+use tokio::time::sleep;
+
+use crate::{Backend, CallContext};
+
+/// What the pipe holds: a wake-up for each MiB, not for each 64 KiB.
+const PIPE_BYTES: usize = 1 << 20;
+/// How long one side has to notice that the other has ended.
+const NOTICE: Duration = Duration::from_secs(5);
+
+/// What both sides did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transferred {
+    /// What the source says.
+    pub sent: TransferReport,
+    /// What the destination says; it has proven the content.
+    pub received: Outcome<TransferReport>,
+}
+
+/// Sends from `source` to `dest`. Succeeds when the destination has proven what arrived.
+///
+/// # Errors
+/// The root cause: not the broken pipe that it led to. What arrived before stays for the next attempt, as far as the
+/// drivers can resume.
+pub async fn transfer(
+    source: &Backend,
+    send: SendSpec,
+    dest: &Backend,
+    receive: ReceiveSpec,
+    cx: &CallContext,
+) -> Result<Transferred> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|e| Error::unavailable(format!("no pipe for the transfer: {e}")))?;
+    // Only a matter of speed: an unprivileged user may have used up his share of pipe memory.
+    let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE_BYTES);
+
+    let progress = Arc::new(Mutex::new(Merged::default()));
+    let sides = [Side::Sends, Side::Receives].map(|side| {
+        let (progress, report) = (Arc::clone(&progress), Arc::clone(&cx.on_progress));
+        let mut own = cx.clone().cancel(cx.cancel.child_token());
+        own.on_progress = Arc::new(move |news| {
+            report(progress.lock().unwrap_or_else(PoisonError::into_inner).take(side, news));
+        });
+        own
+    });
+    let [send_cx, receive_cx] = sides;
+
+    let sending = source.call_with(&send_cx, SendStream { spec: send }, vec![writer]);
+    let receiving = dest.call_with(&receive_cx, Receive { spec: receive }, vec![reader]);
+    tokio::pin!(sending, receiving);
+
+    let (sent, received) = tokio::select! {
+        sent = &mut sending => {
+            // A source that ended well leaves the destination to prove what it got, which takes its time.
+            let received = if sent.is_ok() { receiving.await } else { ends(receiving, &receive_cx).await };
+            return conclude(sent, received, Side::Sends);
+        }
+        received = &mut receiving => (ends(sending, &send_cx).await, received),
+    };
+    conclude(sent, received, Side::Receives)
+}
+
+/// Awaits a side after the other has ended, and cancels it when it does not notice.
+async fn ends<T>(side: impl Future<Output = Result<T>>, cx: &CallContext) -> Result<T> {
+    tokio::pin!(side);
+    tokio::select! {
+        biased;
+        done = &mut side => return done,
+        () = sleep(NOTICE) => cx.cancel.cancel(),
+    }
+    side.await
+}
+
+fn conclude(
+    sent: Result<TransferReport>,
+    received: Result<Outcome<TransferReport>>,
+    first: Side,
+) -> Result<Transferred> {
+    match (sent, received) {
+        (Ok(sent), Ok(received)) => Ok(Transferred { sent, received }),
+        // The destination has proven the point; that it needed less of the stream than there was is no failure.
+        (Err(e), Ok(received)) => {
+            tracing::debug!("the destination was done before the source: {e}");
+            Ok(Transferred { sent: TransferReport::default(), received })
+        }
+        (Ok(_), Err(e)) => Err(e),
+        (Err(sent), Err(received)) => Err(root_cause(sent, received, first)),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Sends,
+    Receives,
+}
+
+/// Which of two errors explains the other: the one that says most, and of equals the first.
+fn root_cause(sent: Error, received: Error, first: Side) -> Error {
+    let tells = |e: &Error| match e.kind {
+        ErrorKind::Unavailable => 1,
+        ErrorKind::Cancelled => 0,
+        _ => 2,
+    };
+    let source_is_root = match tells(&sent).cmp(&tells(&received)) {
+        std::cmp::Ordering::Greater => true,
+        std::cmp::Ordering::Less => false,
+        std::cmp::Ordering::Equal => first == Side::Sends,
+    };
+    if source_is_root { sent.with("destination", received) } else { received.with("source", sent) }
+}
+
+/// Progress of both sides as one: what has arrived, of what there is to send.
+#[derive(Default)]
+struct Merged {
+    sent: Option<Progress>,
+    received: Option<Progress>,
+    done: u64,
+}
+
+impl Merged {
+    fn take(&mut self, side: Side, news: Progress) -> Progress {
+        match side {
+            Side::Sends => self.sent = Some(news),
+            Side::Receives => self.received = Some(news),
+        }
+        // The destination knows what arrived; until it says anything, the source's word stands.
+        let mut shown = self.received.clone().or_else(|| self.sent.clone()).unwrap_or_default();
+        if shown.total.is_none()
+            && let Some(sent) = &self.sent
+        {
+            shown.total = sent.total;
+            shown.estimate = sent.estimate;
+        }
+        self.done = self.done.max(shown.done);
+        shown.done = self.done;
+        shown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_broken_pipe_is_not_the_root_cause() {
+        let epipe = || Error::unavailable("the reader went away");
+        let full = || Error::out_of_space("the pool is full");
+        assert_eq!(root_cause(epipe(), full(), Side::Sends).kind, ErrorKind::OutOfSpace);
+        assert_eq!(root_cause(full(), epipe(), Side::Receives).kind, ErrorKind::OutOfSpace);
+        assert_eq!(root_cause(epipe(), Error::unavailable("cut"), Side::Receives).message, "cut");
+        assert_eq!(root_cause(Error::cancelled("told"), epipe(), Side::Sends).kind, ErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn a_destination_that_needed_nothing_is_a_success() {
+        let done = conclude(
+            Err(Error::unavailable("the reader went away")),
+            Ok(Outcome::Unchanged(TransferReport::default())),
+            Side::Receives,
+        );
+        assert!(done.is_ok());
+    }
+
+    #[test]
+    fn merged_progress_never_falls() {
+        let mut merged = Merged::default();
+        assert_eq!(merged.take(Side::Sends, Progress::of("send", 70, Some(100))).done, 70);
+        let shown = merged.take(Side::Receives, Progress::of("receive", 20, None));
+        assert_eq!((shown.done, shown.total), (70, Some(100)));
+        assert_eq!(merged.take(Side::Receives, Progress::of("verify", 100, None)).done, 100);
+    }
+}
