@@ -63,6 +63,8 @@ pub struct ShareQuery {
     pub status: Option<InstanceStatus>,
     /// `host@backend#pool` of any of its instances.
     pub host: Option<String>,
+    /// Zone of the instance that speaks for it.
+    pub availability_zone: Option<String>,
     /// Any of these share types.
     pub share_types: Option<Vec<Uuid>>,
     /// Protocol, any case.
@@ -92,6 +94,8 @@ pub struct ShareQuery {
 pub struct InstanceQuery {
     /// Of this share.
     pub share_id: Option<ResourceId>,
+    /// Of any of these shares.
+    pub share_ids: Option<Vec<ResourceId>>,
     /// Of this project.
     pub project_id: Option<String>,
     /// Only these.
