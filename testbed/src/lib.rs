@@ -1,1 +1,17 @@
 //! Scenarios, simulations, benchmarks and end-to-end tests.
+//!
+//! What the tests share: real processes that end with their owner ([`server`]), the stock client ([`client`]), real
+//! trees of files and an independent judge of them ([`tree`]), and waiting for conditions ([`wait`]).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "everything here runs in tests, where a panic is a failed test with its reason"
+)]
+
+pub mod artifacts;
+pub mod client;
+pub mod server;
+pub mod tree;
+pub mod wait;
