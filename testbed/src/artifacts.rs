@@ -15,7 +15,11 @@ pub fn folder() -> PathBuf {
 /// A built program.
 pub fn program(name: &str) -> PathBuf {
     let path = folder().join(name);
-    assert!(path.exists(), "{} is not built; run `cargo xtask test` or `cargo build --workspace`.", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built; run `cargo xtask test` or `cargo build --workspace`.",
+        path.display()
+    );
     path
 }
 

@@ -136,7 +136,9 @@ impl Server {
 
     /// What the server has logged so far.
     pub fn log(&self) -> String {
-        std::fs::read(self.log_file()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        std::fs::read(self.log_file())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     /// Runs the operator's command line.
@@ -152,7 +154,8 @@ impl Server {
     /// Asks `/v1/…` for what no command of the operator's command line shows.
     pub fn native(&self, path: &str) -> Value {
         let mut stream = TcpStream::connect(&self.listen).unwrap();
-        write!(stream, "GET /v1/{path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.listen).unwrap();
+        write!(stream, "GET /v1/{path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.listen)
+            .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();

@@ -71,7 +71,9 @@ pub fn write(root: &Path) {
         // Only their owner's mode keeps us from reading them, and a copy reads.
         fs::set_permissions(root.join("closed"), Permissions::from_mode(0o400)).unwrap();
     }
-    for (name, seconds) in [("linked", 1), ("symlink", 86_400), ("many", 1_000_000_000), ("empty", 4_000_000_000)] {
+    for (name, seconds) in
+        [("linked", 1), ("symlink", 86_400), ("many", 1_000_000_000), ("empty", 4_000_000_000)]
+    {
         let time = Timespec { tv_sec: seconds, tv_nsec: 123_456_789 };
         let times = Timestamps { last_access: time, last_modification: time };
         utimensat(CWD, root.join(name), &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
@@ -167,7 +169,6 @@ pub fn differences(source: &Path, copy: &Path) -> Vec<String> {
     }
     found
 }
-
 
 #[cfg(test)]
 mod tests {

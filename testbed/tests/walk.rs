@@ -28,7 +28,10 @@ impl Walk {
         let style = format!("replication_type={style}");
         self.client.run(&["share", "type", "create", name, "False", "--extra-specs", &style]);
         let zone = ["--availability-zone", "zone-a"];
-        self.client.run(&[&["share", "create", "NFS", "2", "--name", name, "--share-type", name, "--wait"], &zone[..]].concat());
+        self.client.run(
+            &[&["share", "create", "NFS", "2", "--name", name, "--share-type", name, "--wait"], &zone[..]]
+                .concat(),
+        );
     }
 
     /// Where the share is written to.
@@ -45,7 +48,12 @@ impl Walk {
     fn replicas(&self, share: &str, state: &str) -> Vec<String> {
         let list = self.client.json(&["share", "replica", "list", "--share", share]);
         let with_state = |replica: &&Value| replica["Replica State"] == state;
-        list.as_array().unwrap().iter().filter(with_state).map(|r| r["ID"].as_str().unwrap().to_string()).collect()
+        list.as_array()
+            .unwrap()
+            .iter()
+            .filter(with_state)
+            .map(|r| r["ID"].as_str().unwrap().to_string())
+            .collect()
     }
 
     /// Waits for the one replica that follows to be `in_sync`, and answers its id.
@@ -93,7 +101,11 @@ impl Walk {
 }
 
 fn paths(list: &Value) -> Vec<PathBuf> {
-    list.as_array().unwrap().iter().map(|location| PathBuf::from(location["Path"].as_str().unwrap())).collect()
+    list.as_array()
+        .unwrap()
+        .iter()
+        .map(|location| PathBuf::from(location["Path"].as_str().unwrap()))
+        .collect()
 }
 
 fn only<T: std::fmt::Debug>(mut list: Vec<T>) -> T {
@@ -103,7 +115,13 @@ fn only<T: std::fmt::Debug>(mut list: Vec<T>) -> T {
 
 fn assert_equal(source: &Path, copy: &Path) {
     let differences = tree::differences(source, copy);
-    assert!(differences.is_empty(), "{} and {} differ:\n{}", source.display(), copy.display(), differences.join("\n"));
+    assert!(
+        differences.is_empty(),
+        "{} and {} differ:\n{}",
+        source.display(),
+        copy.display(),
+        differences.join("\n")
+    );
 }
 
 /// Nobody but root, who sees through every mode, can write there.
@@ -191,7 +209,11 @@ fn a_dr_replica_cannot_be_reached_until_it_is_promoted() {
     walk.resync(&first);
     walk.client.run(&["share", "replica", "promote", &first, "--wait"]);
     let back = only(walk.exports_of(&first));
-    assert_eq!(fs::read_to_string(back.join("file")).unwrap(), "changed\n", "failback is the same verb again");
+    assert_eq!(
+        fs::read_to_string(back.join("file")).unwrap(),
+        "changed\n",
+        "failback is the same verb again"
+    );
 
     walk.client.run(&["share", "replica", "delete", &second, "--wait"]);
     walk.client.run(&["share", "delete", "guarded", "--wait"]);
@@ -271,7 +293,9 @@ fn the_tour_of_the_readme_works_as_printed() {
         .iter()
         .flat_map(|block| block.lines())
         // Installed already, in a virtual environment that is kept between runs.
-        .filter(|line| !line.contains("python3 -m venv") && !line.contains("pip install") && !line.contains("PATH="))
+        .filter(|line| {
+            !line.contains("python3 -m venv") && !line.contains("pip install") && !line.contains("PATH=")
+        })
         .map(|line| line.replace("http://127.0.0.1:8786", &server.endpoint()))
         .collect::<Vec<_>>()
         .join("\n");
@@ -285,7 +309,8 @@ fn the_tour_of_the_readme_works_as_printed() {
         .env("TANDEM_ENDPOINT", server.endpoint())
         .output()
         .unwrap();
-    let said = format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{said}");
     assert!(output.status.success(), "the tour ended with {}", output.status);
     assert_eq!(server.tandem(&["shares"]), serde_json::json!([]), "the tour cleans up after itself");

@@ -11,7 +11,7 @@ use crate::{
 
 /// A remark with the number of crates, or one sentence for each crate that must not be there.
 pub(super) fn check(workspace: &Workspace) -> Result<String> {
-    let allowed = allowed_licences(workspace)?;
+    let allowed = Allowed::read(workspace)?;
     let metadata = parse(&Run::cargo().args(["metadata", "--format-version=1", "--locked"]).output()?)?;
     let mut findings = Vec::new();
     let mut count = 0;
@@ -21,25 +21,46 @@ pub(super) fn check(workspace: &Workspace) -> Result<String> {
             continue;
         }
         count += 1;
-        let name = format!("{} {}", string(package, "name"), string(package, "version"));
+        let crate_name = string(package, "name");
+        let name = format!("{crate_name} {}", string(package, "version"));
         if !source.starts_with("registry+https://github.com/rust-lang/crates.io-index") {
             findings.push(format!("{name} comes from {source}, not from crates.io."));
         }
         let licence = string(package, "license");
-        if !permits(licence, &allowed) {
+        if !permits(licence, &allowed.of(crate_name)) {
             findings.push(format!("{name} is under {licence:?}, which .deny.toml does not allow."));
         }
     }
     if findings.is_empty() { Ok(format!("{count} crates")) } else { Err(findings.join("\n")) }
 }
 
-fn allowed_licences(workspace: &Workspace) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(workspace.root.join(".deny.toml"))
-        .map_err(|error| format!("reading .deny.toml: {error}."))?;
-    let table: toml::Table = text.parse().map_err(|error| format!(".deny.toml: {error}"))?;
-    let list = table.get("licenses").and_then(|l| l.get("allow")).and_then(toml::Value::as_array);
-    let list = list.ok_or("deny.toml has no list licenses.allow.")?;
-    Ok(list.iter().filter_map(toml::Value::as_str).map(String::from).collect())
+/// The lists of `.deny.toml`.
+struct Allowed {
+    everywhere: Vec<String>,
+    /// Crate and further licences.
+    exceptions: Vec<(String, Vec<String>)>,
+}
+
+impl Allowed {
+    fn read(workspace: &Workspace) -> Result<Self> {
+        let text = std::fs::read_to_string(workspace.root.join(".deny.toml"))
+            .map_err(|error| format!("reading .deny.toml: {error}."))?;
+        let table: toml::Table = text.parse().map_err(|error| format!(".deny.toml: {error}"))?;
+        let licences = table.get("licenses").ok_or(".deny.toml has no [licenses].")?;
+        let list = |value: &toml::Value| -> Vec<String> {
+            let words = value.get("allow").and_then(toml::Value::as_array).into_iter().flatten();
+            words.filter_map(toml::Value::as_str).map(String::from).collect()
+        };
+        let exceptions = licences.get("exceptions").and_then(toml::Value::as_array).into_iter().flatten();
+        let exceptions =
+            exceptions.filter_map(|one| Some((one.get("crate")?.as_str()?.to_string(), list(one)))).collect();
+        Ok(Self { everywhere: list(licences), exceptions })
+    }
+
+    fn of(&self, name: &str) -> Vec<String> {
+        let further = self.exceptions.iter().filter(|(of, _)| of == name).flat_map(|(_, more)| more);
+        self.everywhere.iter().chain(further).cloned().collect()
+    }
 }
 
 /// Whether an SPDX expression can be satisfied. `AND` binds tighter than `OR`; crates of old write `/` for `OR`.
