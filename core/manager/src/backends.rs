@@ -1,14 +1,18 @@
 //! The back ends: configured drivers, whether they serve, what they can do, and room in their pools.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use tandem_contract::Capabilities;
+use tandem_contract::{Capabilities, Error, Pool};
+use tandem_host::{Backend, BoxFuture};
 
 use crate::clock::Timestamp;
 use crate::core::Core;
 use crate::denied::Denied;
 use crate::face::{BackendState, BackendView, PoolView};
-use crate::model::PoolAddress;
+use crate::model::{Instance, PoolAddress};
+
+/// Opens a back end's driver; called again, from time to time, while it fails.
+pub type OpenBackend = Arc<dyn Fn() -> BoxFuture<'static, Result<Backend, Error>> + Send + Sync>;
 
 /// A back end as the settings describe it.
 #[derive(Clone)]
@@ -17,38 +21,99 @@ pub struct BackendConfig {
     pub name: String,
     /// Its driver's name.
     pub driver: String,
+    /// Version of that driver; empty when it was refused.
+    pub driver_version: String,
     /// Zone.
     pub availability_zone: String,
     /// Percent kept free, in scheduling.
     pub reserved_percentage: u32,
     /// How many times the total a thin pool may be promised.
     pub max_over_subscription_ratio: f64,
+    /// Opens it.
+    pub open: OpenBackend,
 }
 
-struct Slot {
+/// One back end.
+pub(crate) struct Slot {
+    open: OpenBackend,
+    backend: Mutex<Option<Backend>>,
     view: Mutex<BackendView>,
 }
 
 /// All back ends, in the order of the settings.
 pub(crate) struct Backends {
-    slots: Vec<Slot>,
+    slots: Vec<Arc<Slot>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+impl Slot {
+    pub fn name(&self) -> String {
+        lock(&self.view).name.clone()
+    }
+
+    pub fn is_up(&self) -> bool {
+        lock(&self.view).state == BackendState::Up
+    }
+
+    /// The driver, opened when it is not yet.
+    pub async fn opened(&self) -> Result<Backend, Error> {
+        if let Some(backend) = self.open_now() {
+            return Ok(backend);
+        }
+        let backend = (self.open)().await?;
+        *lock(&self.backend) = Some(backend.clone());
+        lock(&self.view).capabilities = backend.capabilities().clone();
+        Ok(backend)
+    }
+
+    /// The driver, if it is open.
+    pub fn open_now(&self) -> Option<Backend> {
+        lock(&self.backend).clone()
+    }
+
+    /// Notes that it serves, with its pools. Answers whether it did not before.
+    pub fn set_up(&self, pools: Vec<Pool>, now: Timestamp) -> bool {
+        let mut view = lock(&self.view);
+        view.pools = pools;
+        view.pools_at = Some(now);
+        let came = view.state != BackendState::Up;
+        if came {
+            view.state = BackendState::Up;
+            view.since = now;
+            tracing::info!(backend = view.name, "Back end is up.");
+        }
+        came
+    }
+
+    /// Notes that it does not serve.
+    pub fn set_down(&self, error: &Error, now: Timestamp) {
+        let mut view = lock(&self.view);
+        let state = BackendState::Down { reason: error.to_string() };
+        if view.state != state {
+            if view.state == BackendState::Up {
+                view.since = now;
+            }
+            tracing::warn!(backend = view.name, %error, "Back end is down.");
+            view.state = state;
+        }
+    }
+}
+
 impl Backends {
     pub fn new(host: &str, configs: Vec<BackendConfig>, now: Timestamp) -> Self {
-        let slots = configs
-            .into_iter()
-            .map(|config| Slot {
+        let slot = |config: BackendConfig| {
+            Arc::new(Slot {
+                open: config.open,
+                backend: Mutex::new(None),
                 view: Mutex::new(BackendView {
-                    name: config.name.clone(),
+                    name: config.name,
                     host: host.to_owned(),
-                    driver: config.driver.clone(),
-                    driver_version: String::new(),
-                    availability_zone: config.availability_zone.clone(),
+                    driver: config.driver,
+                    driver_version: config.driver_version,
+                    availability_zone: config.availability_zone,
                     state: BackendState::Down { reason: "its driver has not been opened yet".into() },
                     since: now,
                     capabilities: Capabilities::default(),
@@ -58,8 +123,16 @@ impl Backends {
                     pools_at: None,
                 }),
             })
-            .collect();
-        Self { slots }
+        };
+        Self { slots: configs.into_iter().map(slot).collect() }
+    }
+
+    pub fn slots(&self) -> &[Arc<Slot>] {
+        &self.slots
+    }
+
+    pub fn slot(&self, name: &str) -> Option<&Arc<Slot>> {
+        self.slots.iter().find(|slot| slot.name() == name)
     }
 
     pub fn views(&self) -> Vec<BackendView> {
@@ -71,6 +144,35 @@ impl Backends {
         zones.sort();
         zones.dedup();
         zones
+    }
+
+    /// Zone of a back end.
+    pub fn zone_of(&self, name: &str) -> Option<String> {
+        self.slot(name).map(|slot| lock(&slot.view).availability_zone.clone())
+    }
+
+    /// The driver that an instance is on.
+    pub async fn of(&self, instance: &Instance) -> Result<Backend, Error> {
+        let Some(name) = instance.backend() else {
+            return Err(Error::not_found(format!("instance {} was never placed", instance.id)));
+        };
+        let slot = self.slot(name).ok_or_else(|| {
+            Error::unavailable(format!(
+                "back end `{name}` is not in the settings any more; put it back, or delete by force"
+            ))
+        })?;
+        slot.opened().await
+    }
+
+    /// Name of the driver that an instance is on; empty when it is nowhere.
+    pub fn driver_of(&self, instance: &Instance) -> String {
+        let slot = instance.backend().and_then(|name| self.slot(name));
+        slot.map(|slot| lock(&slot.view).driver.clone()).unwrap_or_default()
+    }
+
+    /// What the driver that an instance is on can do; nothing known when it never answered.
+    pub fn capabilities_of(&self, instance: &Instance) -> Option<Capabilities> {
+        Some(self.slot(instance.backend()?)?.open_now()?.capabilities().clone())
     }
 }
 

@@ -68,3 +68,10 @@ impl Board {
         lock(&self.fresh).remove(&instance);
     }
 }
+
+impl Board {
+    /// Notes what an operation waits for; its bytes stay.
+    pub fn blocked(&self, op: OpId, error: &tandem_contract::Error) {
+        lock(&self.progress).entry(op).or_default().blocked_on = Some(error.to_string());
+    }
+}

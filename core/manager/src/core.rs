@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tandem_contract::{InstanceId, ResourceId};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::backends::Backends;
 use crate::board::Board;
@@ -12,7 +13,9 @@ use crate::clock::SharedClock;
 use crate::denied::Denied;
 use crate::draft::Draft;
 use crate::face::Settings;
+use crate::keyed::Keyed;
 use crate::model::ShareType;
+use crate::queue::Queue;
 use crate::store::{Family, SharedStore, StoreError};
 
 /// Compare-and-set losers read again this many times before they give up; each loss means that another writer won.
@@ -25,6 +28,11 @@ pub(crate) struct Core {
     pub backends: Backends,
     pub board: Board,
     pub settings: Settings,
+    pub queue: Queue,
+    /// Keeps two calls that make or release points of one instance from overlapping.
+    pub points: Keyed<InstanceId>,
+    /// Every task of the manager, so that a stop can wait for them.
+    pub tasks: TaskTracker,
     /// Wakes the runner: something was admitted, or ended.
     pub wake: Notify,
     /// Ends every task of the manager.
@@ -56,8 +64,16 @@ impl Core {
             let family = self.store.family(share).await?;
             let mut draft = self.draft(family, project).await?;
             let answer = change(&mut draft)?;
-            match self.store.commit(draft.finish()).await {
+            let batch = draft.finish();
+            if batch.is_empty() {
+                return Ok(answer);
+            }
+            let operations = batch.operations.clone();
+            match self.store.commit(batch).await {
                 Ok(()) => {
+                    for op in &operations {
+                        self.queue.note(op);
+                    }
                     self.wake.notify_one();
                     return Ok(answer);
                 }

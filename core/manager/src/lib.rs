@@ -14,15 +14,20 @@ mod denied;
 mod doctor;
 mod draft;
 mod face;
+mod keyed;
 mod lag;
 mod manager;
 pub mod model;
 pub mod oplog;
 pub mod plan;
+mod queue;
+mod reconcile;
 mod run;
+#[path = "schedule_placeholder.rs"]
+pub mod schedule;
 pub mod store;
 
-pub use backends::BackendConfig;
+pub use backends::{BackendConfig, OpenBackend};
 pub use denied::Denied;
 pub use face::*;
 pub use manager::Manager;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tandem_contract::{AccessLevel, InstanceId, OpId, Progress, ReplicaState, ResourceId};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::backends::Backends;
@@ -21,7 +22,9 @@ use crate::face::{
     BackendView, Caller, Finding, Lag, MetadataChange, NewReplica, NewRule, NewShare, NewType, PoolView,
     Settings, ShareChange, TypeChange,
 };
+use crate::keyed::Keyed;
 use crate::model::{AccessRule, Instance, InstanceStatus, Operation, Quota, Share, ShareType};
+use crate::queue::Queue;
 use crate::store::{SharedStore, Store};
 
 /// The manager. Cheap to clone.
@@ -45,6 +48,9 @@ impl Manager {
             backends,
             board: Board::default(),
             settings,
+            queue: Queue::default(),
+            points: Keyed::default(),
+            tasks: TaskTracker::new(),
             wake: Notify::new(),
             stop: CancellationToken::new(),
         };

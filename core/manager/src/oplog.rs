@@ -305,3 +305,53 @@ impl OpState {
         IllegalEvent { event: event.name(), seq: self.seq + 1, status: self.status.as_str(), next: self.next }
     }
 }
+
+/// Statuses rebuilt from the log alone: what the rows must agree with.
+#[derive(Clone, Debug, Default)]
+pub struct Rebuilt {
+    instances: std::collections::HashMap<InstanceId, Statuses>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Statuses {
+    status: Option<InstanceStatus>,
+    state: Option<tandem_contract::ReplicaState>,
+}
+
+impl Rebuilt {
+    /// Takes the next event, in the order of commits.
+    pub fn take(&mut self, logged: &Logged) {
+        for effect in &logged.effects {
+            match effect {
+                Effect::Status { instance, status } => {
+                    self.instances.entry(*instance).or_default().status = Some(*status);
+                }
+                Effect::ReplicaState { instance, state } => {
+                    self.instances.entry(*instance).or_default().state = *state;
+                }
+                Effect::Gone { instance } => {
+                    self.instances.remove(instance);
+                }
+                Effect::Epoch { .. } => {}
+            }
+        }
+    }
+
+    /// How a row differs from what its log says, a sentence each.
+    pub fn differences(&self, row: &crate::model::Instance) -> Vec<String> {
+        let Some(rebuilt) = self.instances.get(&row.id) else {
+            return vec!["the log knows nothing of it".into()];
+        };
+        let mut all = Vec::new();
+        if rebuilt.status != Some(row.status) {
+            all.push(format!("it is {}, but its log says {:?}", row.status, rebuilt.status));
+        }
+        if rebuilt.state != row.replica_state {
+            all.push(format!(
+                "its replica state is {:?}, but its log says {:?}",
+                row.replica_state, rebuilt.state
+            ));
+        }
+        all
+    }
+}

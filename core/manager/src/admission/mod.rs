@@ -7,6 +7,8 @@ mod replica;
 mod share;
 mod types;
 
+pub(crate) use replica::admit_sync;
+
 use tandem_contract::{InstanceId, OpId, ReplicaState, ResourceId};
 use uuid::Uuid;
 

@@ -150,6 +150,7 @@ fn new_share(
         availability_zone: new.availability_zone.clone(),
         replication,
         epoch: Epoch(1),
+        points: Vec::new(),
         task_state: None,
         snapshot_support: [
             "snapshot_support",
@@ -166,7 +167,10 @@ fn new_share(
         replica_state: replication.map(|_| ReplicaState::Active),
         ..blank_instance(instance_id, share_id, caller.project_id.clone(), share_type.id, draft.now)
     });
-    let set = vec![Effect::Status { instance: instance_id, status: InstanceStatus::Creating }];
+    let mut set = vec![Effect::Status { instance: instance_id, status: InstanceStatus::Creating }];
+    if replication.is_some() {
+        set.push(Effect::ReplicaState { instance: instance_id, state: Some(ReplicaState::Active) });
+    }
     draft.admit(
         new_op(),
         Intent::CreateShare { instance: instance_id, only_host: new.only_host.clone() },

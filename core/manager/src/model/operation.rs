@@ -56,6 +56,20 @@ pub enum Intent {
         /// The old active.
         instance: InstanceId,
     },
+    /// Bring an instance back to what its role says, after an error has passed.
+    Repair {
+        /// The instance.
+        instance: InstanceId,
+    },
+    /// What reconciliation saw of a replica's state: logged, done at once, no step.
+    Observed {
+        /// The replica.
+        instance: InstanceId,
+        /// Its state.
+        replica_state: ReplicaState,
+        /// Why, as a sentence.
+        reason: Option<String>,
+    },
     /// Make the rules hold on every instance.
     UpdateAccess,
     /// Change the size.
@@ -87,6 +101,8 @@ impl Intent {
             Self::Sync { .. } => "sync",
             Self::Promote { .. } => "promote",
             Self::Fence { .. } => "fence",
+            Self::Repair { .. } => "repair",
+            Self::Observed { .. } => "observed",
             Self::UpdateAccess => "update_access",
             Self::Resize { .. } => "resize",
             Self::Reset { .. } => "reset",
@@ -102,6 +118,8 @@ impl Intent {
             | Self::Sync { instance, .. }
             | Self::Promote { instance, .. }
             | Self::Fence { instance }
+            | Self::Repair { instance }
+            | Self::Observed { instance, .. }
             | Self::Reset { instance, .. } => Some(*instance),
             Self::DeleteShare { .. } | Self::UpdateAccess | Self::Resize { .. } => None,
         }

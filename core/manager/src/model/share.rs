@@ -44,6 +44,9 @@ pub struct Share {
     pub replication: Option<Style>,
     /// Fencing number; raised by every promotion.
     pub epoch: Epoch,
+    /// Points that are protected on the active instance, oldest first.
+    #[serde(default)]
+    pub points: Vec<super::PointRecord>,
     /// Manila's `task_state`.
     #[serde(default)]
     pub task_state: Option<String>,

@@ -1,7 +1,15 @@
 //! Plans: desired and observed go in, steps come out. Pure.
 
 use serde::{Deserialize, Serialize};
-use tandem_contract::{Demotion, InstanceId, PointId};
+use tandem_contract::{Demotion, Error, InstanceId, PointId};
+
+use crate::model::Intent;
+
+mod replication;
+mod share;
+mod world;
+
+pub(crate) use world::{Link, World};
 
 /// One step of an operation. Every step may be taken again after a crash: its executor looks first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +38,11 @@ pub enum Step {
     /// End that.
     Disconnect {
         /// The secondary.
+        instance: InstanceId,
+    },
+    /// Serve it again as its role says, at the share's epoch.
+    Ensure {
+        /// The instance.
         instance: InstanceId,
     },
     /// Make the rules hold.
@@ -105,4 +118,72 @@ pub enum Step {
         /// The instance.
         instance: InstanceId,
     },
+}
+
+impl Step {
+    /// Whether a failure of it is only remarked: what it leaves is for reconciliation, and what it follows is past the
+    /// operation's commit point.
+    pub const fn is_soft(&self) -> bool {
+        matches!(self, Self::ApplyAccess { .. } | Self::ReleasePoints | Self::ResumeWrites { .. })
+    }
+
+    /// Whether it goes on trying while the storage is away, for as long as nobody cancels: removals, which have
+    /// nothing to give back.
+    pub const fn is_patient(&self) -> bool {
+        matches!(self, Self::DeleteInstance { .. } | Self::DeleteReplica { .. } | Self::Disconnect { .. })
+    }
+
+    /// Whether its driver call may be told to stop when the operation is cancelled.
+    pub const fn is_cancellable(&self) -> bool {
+        matches!(
+            self,
+            Self::CreateInstance { .. }
+                | Self::CreateReplica { .. }
+                | Self::MakePoint { .. }
+                | Self::Transfer { .. }
+                | Self::AwaitUpToDate { .. }
+                | Self::Quiesce { .. }
+        )
+    }
+}
+
+/// The steps of an operation.
+///
+/// # Errors
+/// When there is nothing that could be done: the operation fails with this.
+pub(crate) fn plan(intent: &Intent, world: &World<'_>) -> Result<Vec<Step>, Error> {
+    match intent {
+        Intent::CreateShare { instance, .. } => Ok(share::create(*instance)),
+        Intent::DeleteShare { .. } => Ok(share::delete(world)),
+        Intent::Resize { from_gb, to_gb } => Ok(share::resize(world, *from_gb, *to_gb)),
+        Intent::UpdateAccess => Ok(share::update_access(world)),
+        Intent::Repair { instance } => Ok(share::repair(*instance)),
+        Intent::CreateReplica { instance, .. } => replication::create(world, *instance),
+        Intent::DeleteReplica { instance, .. } => Ok(replication::delete(world, *instance)),
+        Intent::Sync { instance, .. } => replication::sync(world, *instance),
+        Intent::Promote { instance, quiesce_wait_seconds } => {
+            replication::promote(world, *instance, *quiesce_wait_seconds)
+        }
+        Intent::Fence { instance } => Ok(replication::fence(*instance)),
+        Intent::Reset { .. } | Intent::Observed { .. } => Ok(Vec::new()),
+    }
+}
+
+/// What takes back the steps before `failed`, and what `failed` itself may have left.
+pub(crate) fn undo(intent: &Intent, steps: &[Step], failed: usize, world: &World<'_>) -> Vec<Step> {
+    match intent {
+        Intent::CreateShare { instance, .. } => share::undo_create(*instance, steps, failed),
+        Intent::CreateReplica { instance, .. } => replication::undo_create(world, *instance, steps, failed),
+        Intent::Sync { .. } => replication::undo_sync(steps),
+        Intent::Promote { instance, .. } => replication::undo_promote(*instance, steps, failed),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether cancelling before this step still takes everything back; past it, recovery goes forward.
+pub(crate) fn may_turn_back(intent: &Intent, steps: &[Step], next: usize) -> bool {
+    match intent {
+        Intent::Promote { .. } => !steps.iter().take(next).any(|s| matches!(s, Step::Promote { .. })),
+        _ => true,
+    }
 }

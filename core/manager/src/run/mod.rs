@@ -1,11 +1,119 @@
-//! Runs operations.
+//! The runner: claims operations from the queue and carries each to its end, one task an operation.
 
+mod execute;
+mod finish;
+mod points;
+mod rules;
+mod steps;
+
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use crate::core::SharedCore;
+use crate::denied::Denied;
+use crate::queue::Claim;
 
-pub(crate) fn start(_core: &SharedCore) {}
+/// After the database failed: long enough not to spin, short enough to go on soon.
+const AFTER_STORE_FAILURE: Duration = Duration::from_secs(1);
 
-pub(crate) async fn stop(core: &SharedCore, _within: Duration) {
+/// Starts recovery, the runner, and reconciliation.
+pub(crate) fn start(core: &SharedCore) {
+    let runner = Arc::clone(core);
+    core.tasks.spawn(async move {
+        recover(&runner).await;
+        crate::reconcile::start(&runner);
+        dispatch(&runner).await;
+    });
+}
+
+/// Stops. What does not stop in time is left to the log.
+pub(crate) async fn stop(core: &SharedCore, within: Duration) {
     core.stop.cancel();
+    core.tasks.close();
+    if tokio::time::timeout(within, core.tasks.wait()).await.is_err() {
+        tracing::warn!(
+            running = core.queue.running(),
+            "Operations did not stop in time; the next start carries them on."
+        );
+    }
+}
+
+/// Fills the queue with everything that a crash or a stop interrupted. What a step had begun is observed by that step
+/// itself when it is taken again.
+async fn recover(core: &SharedCore) {
+    loop {
+        match core.store.unfinished().await {
+            Ok(operations) => {
+                if !operations.is_empty() {
+                    tracing::info!(operations = operations.len(), "Carrying on what was interrupted.");
+                }
+                for op in &operations {
+                    core.queue.note(op);
+                }
+                return;
+            }
+            Err(error) => {
+                tracing::error!(%error, "Cannot read the unfinished operations; trying again.");
+                if paused(core, AFTER_STORE_FAILURE).await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Sleeps; answers whether the manager stops.
+pub(crate) async fn paused(core: &SharedCore, duration: Duration) -> bool {
+    tokio::select! {
+        () = core.clock.sleep(duration) => false,
+        () = core.stop.cancelled() => true,
+    }
+}
+
+async fn dispatch(core: &SharedCore) {
+    let syncs = Arc::new(Semaphore::new(core.settings.concurrent_syncs.max(1)));
+    loop {
+        for claim in core.queue.claim() {
+            let (core, syncs) = (Arc::clone(core), Arc::clone(&syncs));
+            core.tasks.clone().spawn(async move { one(&core, &syncs, claim).await });
+        }
+        tokio::select! {
+            () = core.wake.notified() => {}
+            () = core.stop.cancelled() => return,
+        }
+    }
+}
+
+/// Carries one operation on, and gives its place in the queue back.
+async fn one(core: &SharedCore, syncs: &Semaphore, claim: Claim) {
+    let _permit = if claim.sync {
+        tokio::select! {
+            permit = syncs.acquire() => permit.ok(),
+            // A cancelled sync need not wait for room to end.
+            () = claim.cancel.cancelled() => None,
+            () = core.stop.cancelled() => return,
+        }
+    } else {
+        None
+    };
+    let result = execute::run(core, &claim).await;
+    core.board.ended(claim.op);
+    match result {
+        Ok(()) => {}
+        Err(Denied::Store(error)) => {
+            tracing::error!(op = %claim.op, %error, "An operation cannot write its log; it goes on when the database answers.");
+            if paused(core, AFTER_STORE_FAILURE).await {
+                return;
+            }
+        }
+        Err(error) => {
+            tracing::error!(op = %claim.op, %error, "An operation cannot go on; see `tandem doctor`.");
+            // It is left unfinished and unclaimed: doctor names it, and the next start tries it again.
+            return;
+        }
+    }
+    core.queue.released(claim.share, claim.op);
+    core.wake.notify_one();
 }

@@ -4,7 +4,10 @@
 //! the version it was read at; a batch that would overwrite a newer row is refused whole with
 //! [`StoreError::Conflict`], and the caller reads again. Nobody holds a lock between reading and writing.
 
+mod keys;
+pub mod memory;
 mod query;
+pub mod sqlite;
 
 use std::sync::Arc;
 
@@ -145,6 +148,8 @@ pub trait Store: Send + Sync + 'static {
     /// Removes finished `sync` operations that ended before `before`, with their logs, except the newest of each
     /// instance. Answers how many.
     async fn prune(&self, before: Timestamp) -> Result<u64>;
+    /// Every share that has an instance which is not active: what the schedule of syncs looks after.
+    async fn following(&self) -> Result<Vec<ResourceId>>;
     /// Bytes promised to instances on each pool (`host@backend#pool`), by the sizes of their shares.
     async fn promised(&self) -> Result<Vec<(String, u64)>>;
 }

@@ -102,6 +102,8 @@ pub struct InstanceQuery {
     pub ids: Option<Vec<InstanceId>>,
     /// Only instances of shares that replicate.
     pub replicas_only: bool,
+    /// Only those that were active and have not been fenced since another was promoted by force.
+    pub unfenced: bool,
     /// With this status.
     pub status: Option<InstanceStatus>,
     /// With this state.

@@ -1,0 +1,178 @@
+//! Plans of replication.
+
+use tandem_contract::{Demotion, Error, InstanceId, PointId, Role};
+
+use super::{Step, World};
+
+pub(super) fn create(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>, Error> {
+    let active = world.active().ok_or_else(no_active)?.id;
+    let mut steps = vec![Step::Place { instance }, Step::CreateReplica { instance }];
+    if world.by_storage(active) {
+        steps.push(Step::Connect { instance });
+    }
+    steps.push(Step::ApplyAccess { instance });
+    Ok(steps)
+}
+
+/// Whatever the creation left, even when only its answer was lost.
+pub(super) fn undo_create(
+    world: &World<'_>,
+    instance: InstanceId,
+    steps: &[Step],
+    failed: usize,
+) -> Vec<Step> {
+    let reached = |pick: fn(&Step) -> bool| steps.iter().take(failed + 1).any(pick);
+    if !reached(|s| matches!(s, Step::CreateReplica { .. })) {
+        return Vec::new();
+    }
+    delete_steps(world, instance)
+}
+
+pub(super) fn delete(world: &World<'_>, instance: InstanceId) -> Vec<Step> {
+    if world.instance(instance).is_none_or(|i| i.pool.is_none()) {
+        return Vec::new();
+    }
+    let mut steps = delete_steps(world, instance);
+    if world.active().is_some_and(|a| !world.by_storage(a.id)) {
+        steps.push(Step::ReleasePoints);
+    }
+    steps
+}
+
+fn delete_steps(world: &World<'_>, instance: InstanceId) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if world.active().is_some_and(|a| world.by_storage(a.id) && a.id != instance) {
+        steps.push(Step::Disconnect { instance });
+    }
+    steps.push(Step::DeleteReplica { instance });
+    steps
+}
+
+/// Streamed: a point, its transfer, and letting go of what no replica needs. A cut transfer is continued with the
+/// point it was on the way to. By the storage: connected, and waited for.
+pub(super) fn sync(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>, Error> {
+    let active = world.active().ok_or_else(no_active)?;
+    if active.id == instance {
+        return Err(Error::invalid("the active replica follows nobody"));
+    }
+    for id in [active.id, instance] {
+        if let Some(why) = world.away(id) {
+            return Err(Error::unavailable(format!("instance {id} cannot be asked: {why}")));
+        }
+    }
+    let mut steps = Vec::new();
+    if world.seen(instance).is_some_and(|seen| seen.role != Role::Secondary) {
+        steps.push(Step::Demote { instance, to: Demotion::Secondary });
+    }
+    if world.by_storage(active.id) {
+        steps.extend([Step::Connect { instance }, Step::AwaitUpToDate { instance }]);
+        return Ok(steps);
+    }
+    let point = resumable(world, active.id, instance).unwrap_or(world.new_points[0]);
+    steps.extend([
+        Step::MakePoint { source: active.id, point },
+        Step::Transfer { source: active.id, instance, point },
+        Step::ReleasePoints,
+    ]);
+    Ok(steps)
+}
+
+/// The point that a cut transfer was on the way to, if the source still has it.
+fn resumable(world: &World<'_>, source: InstanceId, instance: InstanceId) -> Option<PointId> {
+    let to = world.seen(instance)?.resume.as_ref()?.to?;
+    world.seen(source)?.points.iter().any(|p| p.id == to).then_some(to)
+}
+
+/// A failed sync lets go of its point, unless a partial transfer waits for it (the step itself looks).
+pub(super) fn undo_sync(steps: &[Step]) -> Vec<Step> {
+    if steps.contains(&Step::ReleasePoints) { vec![Step::ReleasePoints] } else { Vec::new() }
+}
+
+/// Planned: the bulk while users still write; then writers are held back (before the last point where the driver can
+/// quiesce, by the demotion itself where it cannot), the last point, and the switch. Forced, when the active cannot
+/// be asked: the epoch, and the switch.
+pub(super) fn promote(
+    world: &World<'_>,
+    instance: InstanceId,
+    wait_seconds: Option<u64>,
+) -> Result<Vec<Step>, Error> {
+    if let Some(why) = world.away(instance) {
+        return Err(Error::unavailable(format!("replica {instance} cannot be asked: {why}")));
+    }
+    let old = match world.active() {
+        Some(old) if old.id != instance && world.away(old.id).is_none() => old.id,
+        _ => {
+            return Ok(vec![
+                Step::RaiseEpoch,
+                Step::Promote { instance, forced: true },
+                Step::ApplyAccess { instance },
+            ]);
+        }
+    };
+    let quiesce = world.can_quiesce(old).then_some(Step::Quiesce { instance: old, wait_seconds });
+    let mut steps = Vec::new();
+    let demote = [Step::RaiseEpoch, Step::Demote { instance: old, to: Demotion::Secondary }];
+    if world.by_storage(old) {
+        steps.push(Step::AwaitUpToDate { instance });
+        if let Some(quiesce) = quiesce {
+            steps.extend([quiesce, Step::AwaitUpToDate { instance }]);
+        }
+        steps.extend(demote);
+    } else {
+        let bulk = resumable(world, old, instance).unwrap_or(world.new_points[0]);
+        let last = world.new_points[1];
+        let carry =
+            |point| [Step::MakePoint { source: old, point }, Step::Transfer { source: old, instance, point }];
+        steps.extend(carry(bulk));
+        if let Some(quiesce) = quiesce {
+            steps.push(quiesce);
+            steps.extend(carry(last));
+            steps.extend(demote);
+        } else {
+            steps.extend(demote);
+            steps.extend(carry(last));
+        }
+    }
+    steps.extend([
+        Step::Promote { instance, forced: false },
+        Step::ApplyAccess { instance },
+        Step::ApplyAccess { instance: old },
+    ]);
+    if !world.by_storage(old) {
+        steps.push(Step::ReleasePoints);
+    }
+    Ok(steps)
+}
+
+/// Gives the source back, active and writable; at a new epoch where one was raised. The new side may have become
+/// active although its answer was lost, so it is demoted at the same epoch before the old one serves again.
+pub(super) fn undo_promote(instance: InstanceId, steps: &[Step], failed: usize) -> Vec<Step> {
+    let reached = |pick: &dyn Fn(&Step) -> bool| steps.iter().take(failed + 1).any(pick);
+    let old = steps.iter().find_map(|s| match s {
+        Step::Demote { instance, .. } => Some(*instance),
+        _ => None,
+    });
+    let Some(old) = old else { return Vec::new() };
+    let mut undo = Vec::new();
+    if reached(&|s| matches!(s, Step::Demote { .. } | Step::Promote { .. })) {
+        undo.push(Step::RaiseEpoch);
+        if reached(&|s| matches!(s, Step::Promote { .. })) {
+            undo.push(Step::Demote { instance, to: Demotion::Secondary });
+        }
+        undo.extend([Step::Promote { instance: old, forced: false }, Step::ApplyAccess { instance: old }]);
+    } else if reached(&|s| matches!(s, Step::Quiesce { .. })) {
+        undo.push(Step::ResumeWrites { instance: old });
+    }
+    if steps.contains(&Step::ReleasePoints) {
+        undo.push(Step::ReleasePoints);
+    }
+    undo
+}
+
+pub(super) fn fence(instance: InstanceId) -> Vec<Step> {
+    vec![Step::Demote { instance, to: Demotion::Fenced }]
+}
+
+fn no_active() -> Error {
+    Error::conflict("the share has no active replica to follow")
+}

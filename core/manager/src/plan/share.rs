@@ -1,0 +1,56 @@
+//! Plans of what concerns a share as a whole.
+
+use tandem_contract::InstanceId;
+
+use super::{Step, World};
+use crate::model::InstanceStatus;
+
+pub(super) fn create(instance: InstanceId) -> Vec<Step> {
+    vec![Step::Place { instance }, Step::CreateInstance { instance }, Step::ApplyAccess { instance }]
+}
+
+/// Whatever the creation left, even when only its answer was lost.
+pub(super) fn undo_create(instance: InstanceId, steps: &[Step], failed: usize) -> Vec<Step> {
+    let reached = steps.iter().take(failed + 1).any(|s| matches!(s, Step::CreateInstance { .. }));
+    if reached { vec![Step::DeleteInstance { instance }] } else { Vec::new() }
+}
+
+pub(super) fn delete(world: &World<'_>) -> Vec<Step> {
+    world
+        .instances
+        .iter()
+        .filter(|i| i.pool.is_some())
+        .map(|i| Step::DeleteInstance { instance: i.id })
+        .collect()
+}
+
+/// Growth reaches the secondaries first, and shrinking last: a secondary is never smaller than the active.
+pub(super) fn resize(world: &World<'_>, from_gb: u64, to_gb: u64) -> Vec<Step> {
+    let active = world.active().map(|a| a.id);
+    let mut ids: Vec<InstanceId> =
+        world.instances.iter().filter(|i| i.pool.is_some()).map(|i| i.id).collect();
+    ids.sort_by_key(|id| Some(*id) == active);
+    if to_gb < from_gb {
+        ids.reverse();
+    }
+    ids.into_iter().map(|instance| Step::Resize { instance, size_gb: to_gb }).collect()
+}
+
+/// The active instance first: that is where a rule that goes matters most.
+pub(super) fn update_access(world: &World<'_>) -> Vec<Step> {
+    let active = world.active().map(|a| a.id);
+    let mut ids: Vec<InstanceId> = world
+        .instances
+        .iter()
+        .filter(|i| {
+            i.pool.is_some() && !matches!(i.status, InstanceStatus::Creating | InstanceStatus::Deleting)
+        })
+        .map(|i| i.id)
+        .collect();
+    ids.sort_by_key(|id| Some(*id) != active);
+    ids.into_iter().map(|instance| Step::ApplyAccess { instance }).collect()
+}
+
+pub(super) fn repair(instance: InstanceId) -> Vec<Step> {
+    vec![Step::Ensure { instance }, Step::ApplyAccess { instance }]
+}

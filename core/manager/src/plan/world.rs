@@ -1,0 +1,69 @@
+//! What a plan is made from: rows, what drivers can do, and what was just observed.
+
+use std::collections::HashMap;
+
+use tandem_contract::{Capabilities, InstanceId, Observation, PointId, Transport};
+
+use crate::draft::active_of;
+use crate::model::Instance;
+
+/// Whether an instance can be asked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Link {
+    /// It answered; `None`: nothing is there.
+    Seen(Option<Box<Observation>>),
+    /// It did not; a sentence.
+    Away(String),
+}
+
+/// What a plan is made from.
+pub(crate) struct World<'a> {
+    pub instances: &'a [Instance],
+    /// By instance; absent where the instance is not placed or its driver never answered.
+    pub capabilities: &'a HashMap<InstanceId, Capabilities>,
+    /// By instance, for those that the operation is about.
+    pub links: &'a HashMap<InstanceId, Link>,
+    /// Names for new points, so that a plan is the same for the same world.
+    pub new_points: [PointId; 2],
+}
+
+impl World<'_> {
+    pub fn active(&self) -> Option<&Instance> {
+        active_of(self.instances)
+    }
+
+    pub fn instance(&self, id: InstanceId) -> Option<&Instance> {
+        self.instances.iter().find(|i| i.id == id)
+    }
+
+    pub fn transport(&self, id: InstanceId) -> Option<&Transport> {
+        self.capabilities.get(&id)?.replication.as_ref().map(|r| &r.transport)
+    }
+
+    /// Whether the storage of this instance replicates by itself.
+    pub fn by_storage(&self, id: InstanceId) -> bool {
+        matches!(self.transport(id), Some(Transport::Storage { .. }))
+    }
+
+    pub fn can_quiesce(&self, id: InstanceId) -> bool {
+        self.capabilities.get(&id).and_then(|c| c.replication.as_ref()).is_some_and(|r| r.quiesce)
+    }
+
+    /// What was seen of an instance; `None` when it is away or not there.
+    pub fn seen(&self, id: InstanceId) -> Option<&Observation> {
+        match self.links.get(&id)? {
+            Link::Seen(seen) => seen.as_deref(),
+            Link::Away(_) => None,
+        }
+    }
+
+    /// Why an instance cannot be asked.
+    pub fn away(&self, id: InstanceId) -> Option<String> {
+        match self.links.get(&id) {
+            Some(Link::Seen(Some(_))) => None,
+            Some(Link::Seen(None)) => Some("its storage is gone".into()),
+            Some(Link::Away(why)) => Some(why.clone()),
+            None => Some("it was never placed".into()),
+        }
+    }
+}

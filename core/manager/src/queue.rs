@@ -1,0 +1,125 @@
+//! The queue: which unfinished operations wait, which run, and which may start. Order is kept here, for each share, and
+//! not by holding a lock while a driver works.
+//!
+//! The store is the truth: the queue is filled from it at the start, and told of every commit.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
+
+use tandem_contract::{OpId, ResourceId};
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{Intent, Operation};
+
+/// An operation that waits or runs.
+struct Entry {
+    op: Operation,
+    cancel: CancellationToken,
+    running: bool,
+}
+
+/// An operation that may start now.
+pub(crate) struct Claim {
+    pub op: OpId,
+    pub share: ResourceId,
+    pub sync: bool,
+    pub cancel: CancellationToken,
+}
+
+/// Unfinished operations by share, in the order of their admission.
+#[derive(Default)]
+pub(crate) struct Queue {
+    shares: Mutex<HashMap<ResourceId, Vec<Entry>>>,
+    touched: Mutex<Vec<ResourceId>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Queue {
+    /// Takes note of an operation as it was just committed.
+    pub fn note(&self, op: &Operation) {
+        let mut shares = lock(&self.shares);
+        let entries = shares.entry(op.share_id).or_default();
+        if op.status.is_finished() {
+            entries.retain(|e| e.op.id != op.id);
+        } else {
+            match entries.iter_mut().find(|e| e.op.id == op.id) {
+                Some(entry) => entry.op.clone_from(op),
+                None => {
+                    entries.push(Entry { op: op.clone(), cancel: CancellationToken::new(), running: false })
+                }
+            }
+            if op.cancel
+                && let Some(entry) = entries.iter().find(|e| e.op.id == op.id)
+            {
+                entry.cancel.cancel();
+            }
+        }
+        if entries.is_empty() {
+            shares.remove(&op.share_id);
+        }
+        lock(&self.touched).push(op.share_id);
+    }
+
+    /// Takes every operation that may start now, in the shares that changed since the last look.
+    pub fn claim(&self) -> Vec<Claim> {
+        let mut touched = std::mem::take(&mut *lock(&self.touched));
+        touched.sort();
+        touched.dedup();
+        let mut shares = lock(&self.shares);
+        let mut claims = Vec::new();
+        for share in touched {
+            let Some(entries) = shares.get_mut(&share) else { continue };
+            for i in 0..entries.len() {
+                let free = !entries[i].running
+                    && !entries[..i].iter().any(|before| conflict(&before.op, &entries[i].op));
+                // Something later may run already (a sync beside a waiting one of another replica).
+                let free =
+                    free && !entries[i + 1..].iter().any(|e| e.running && conflict(&e.op, &entries[i].op));
+                if free {
+                    entries[i].running = true;
+                    claims.push(Claim {
+                        op: entries[i].op.id,
+                        share,
+                        sync: matches!(entries[i].op.intent, Intent::Sync { .. }),
+                        cancel: entries[i].cancel.clone(),
+                    });
+                }
+            }
+        }
+        claims
+    }
+
+    /// An operation's task ended, finished or not; what is unfinished may be claimed again.
+    pub fn released(&self, share: ResourceId, op: OpId) {
+        if let Some(entry) =
+            lock(&self.shares).get_mut(&share).and_then(|entries| entries.iter_mut().find(|e| e.op.id == op))
+        {
+            entry.running = false;
+        }
+        lock(&self.touched).push(share);
+    }
+
+    /// How many operations run.
+    pub fn running(&self) -> usize {
+        lock(&self.shares).values().flatten().filter(|e| e.running).count()
+    }
+}
+
+/// Whether two operations of one share must not run at once: they concern the same instance, or one concerns the
+/// whole share. Rules may change while data is carried.
+fn conflict(a: &Operation, b: &Operation) -> bool {
+    let whole = |op: &Operation| match op.intent {
+        Intent::Promote { .. } => true,
+        _ => op.intent.instance().is_none(),
+    };
+    let rules_beside_sync = |a: &Operation, b: &Operation| {
+        matches!((&a.intent, &b.intent), (Intent::UpdateAccess, Intent::Sync { .. }))
+    };
+    if rules_beside_sync(a, b) || rules_beside_sync(b, a) {
+        return false;
+    }
+    whole(a) || whole(b) || a.intent.instance() == b.intent.instance()
+}

@@ -1,0 +1,136 @@
+//! Watches each back end: opens its driver, asks for its pools, and serves its instances again when it comes up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tandem_contract::{EnsureInstance, Error, ListInstances, OpId, Pools};
+use tandem_host::CallContext;
+use uuid::Uuid;
+
+use crate::backends::Slot;
+use crate::core::{Core, SharedCore};
+use crate::model::{Instance, InstanceStatus};
+use crate::run::paused;
+use crate::store::{InstanceQuery, OperationQuery};
+
+/// Instances of a back end read at once.
+const PAGE: u64 = 500;
+/// Every so many looks, what no row names is looked for.
+const ORPHANS_EVERY: u64 = 30;
+
+/// Looks at one back end for as long as the manager runs.
+pub(super) async fn watch(core: &SharedCore, slot: &Arc<Slot>) {
+    let every = Duration::from_secs(core.settings.pool_interval_seconds.max(1));
+    for round in 0_u64.. {
+        match ask_pools(core, slot).await {
+            Ok(came) => {
+                if came {
+                    serve_again(core, slot).await;
+                    core.wake.notify_one();
+                }
+                if came || round % ORPHANS_EVERY == 0 {
+                    remove_orphans(core, slot).await;
+                }
+            }
+            Err(error) => slot.set_down(&error, core.clock.now()),
+        }
+        if paused(core, every).await {
+            return;
+        }
+    }
+}
+
+/// A call on behalf of reconciliation.
+pub(crate) fn cx(core: &Core) -> CallContext {
+    CallContext::new(OpId(Uuid::nil()))
+        .cancel(core.stop.child_token())
+        .deadline(Duration::from_secs(core.settings.call_deadline_seconds))
+}
+
+/// Asks for the pools. Answers whether the back end came up just now.
+async fn ask_pools(core: &SharedCore, slot: &Arc<Slot>) -> Result<bool, Error> {
+    let backend = slot.opened().await?;
+    let pools = backend.call(&cx(core), Pools {}).await?;
+    Ok(slot.set_up(pools, core.clock.now()))
+}
+
+/// After a start or an absence nothing is served before its epoch is confirmed: now it is, by the store's.
+async fn serve_again(core: &SharedCore, slot: &Arc<Slot>) {
+    let name = slot.name();
+    let mut offset = 0;
+    loop {
+        let query = InstanceQuery {
+            backend: Some(name.clone()),
+            offset,
+            limit: Some(PAGE),
+            ..InstanceQuery::default()
+        };
+        let Ok(page) = core.store.instances(&query).await else { return };
+        for row in &page.items {
+            if core.stop.is_cancelled() {
+                return;
+            }
+            if at_rest(row)
+                && let Err(error) = ensure(core, slot, row).await
+            {
+                tracing::warn!(instance = %row.id, backend = name, %error, "An instance could not be served again.");
+            }
+        }
+        if (page.items.len() as u64) < PAGE {
+            return;
+        }
+        offset += PAGE;
+    }
+}
+
+/// What an operation owns, that operation serves; what is fenced or unfenced is served by nobody.
+fn at_rest(row: &Instance) -> bool {
+    matches!(row.status, InstanceStatus::Available) && !row.unfenced && !row.fenced
+}
+
+async fn ensure(core: &SharedCore, slot: &Arc<Slot>, row: &Instance) -> Result<(), Error> {
+    let backend = slot.opened().await?;
+    // An operation admitted meanwhile may have raised the epoch: the driver refuses a stale one, and that is right.
+    let share = core.store.share(row.share_id).await.map_err(|e| Error::unavailable(e.to_string()))?;
+    if let Some(share) = share {
+        backend.call(&cx(core), EnsureInstance { instance: row.id, epoch: share.epoch }).await?;
+    }
+    Ok(())
+}
+
+/// Removes instances that no row names although our own log made them: what a forced removal could not reach.
+async fn remove_orphans(core: &SharedCore, slot: &Arc<Slot>) {
+    let Ok(orphans) = core.orphans(slot).await else { return };
+    for id in orphans {
+        let Ok(backend) = slot.opened().await else { return };
+        match backend.call(&cx(core), tandem_contract::DeleteInstance { instance: id }).await {
+            Ok(_) => {
+                tracing::info!(instance = %id, backend = slot.name(), "Removed an instance that nothing owns any more.")
+            }
+            Err(error) => {
+                tracing::warn!(instance = %id, backend = slot.name(), %error, "An orphan could not be removed.")
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Instances on a back end that no row names and no unfinished operation concerns, although our own log made them.
+    /// What our log does not know belongs to somebody else and is never touched.
+    pub(crate) async fn orphans(&self, slot: &Arc<Slot>) -> Result<Vec<tandem_contract::InstanceId>, Error> {
+        let away = |e: crate::store::StoreError| Error::unavailable(e.to_string());
+        let backend = slot.opened().await?;
+        let mut orphans = Vec::new();
+        for id in backend.call(&cx(self), ListInstances {}).await? {
+            if self.store.instance(id).await.map_err(away)?.is_some() {
+                continue;
+            }
+            let ours = OperationQuery { instance: Some(id), ..OperationQuery::default() };
+            let log = self.store.operations(&ours).await.map_err(away)?;
+            if !log.is_empty() && log.iter().all(|op| op.status.is_finished()) {
+                orphans.push(id);
+            }
+        }
+        Ok(orphans)
+    }
+}

@@ -1,0 +1,239 @@
+//! The schedule of syncs: each replica on its own clock, every half of its share type's `replication:rpo_seconds`.
+//!
+//! A look at a share asks its active instance whether anything changed since the newest point. Nothing changed and the
+//! replica has that point: it is confirmed, in memory, and costs no write. Otherwise a sync is admitted.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tandem_contract::{Error, ReplicaReport, ReplicaState, ResourceId, Style, Transport, UpdateReplicaState};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::backends::cx;
+use crate::admission::{admit_sync, new_op};
+use crate::clock::Timestamp;
+use crate::core::SharedCore;
+use crate::denied::Denied;
+use crate::draft::active_of;
+use crate::model::{Instance, InstanceStatus, Intent, OpStatus};
+use crate::oplog::{Effect, Ending, Event};
+use crate::run::paused;
+use crate::store::Family;
+
+/// Between two looks at which shares are due.
+const TICK: Duration = Duration::from_millis(500);
+/// When a share is due that is being looked at.
+const BEING_LOOKED_AT: Timestamp = Timestamp(i64::MAX);
+/// Before a share that could not be looked at is tried again.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+/// Every so many ticks the schedule is read from the store again, for shares that came.
+const REREAD_TICKS: u64 = 10;
+/// Shares looked at at once.
+const LOOKS: usize = 8;
+
+/// Keeps the schedule for as long as the manager runs. A share whose look takes long delays no other.
+pub(super) async fn schedule(core: &SharedCore) {
+    let looks = Arc::new(Semaphore::new(LOOKS));
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let mut due: HashMap<ResourceId, Timestamp> = HashMap::new();
+    for tick in 0_u64.. {
+        if tick % REREAD_TICKS == 0
+            && let Err(error) = read(core, &mut due).await
+        {
+            tracing::warn!(%error, "The schedule of syncs could not be read.");
+        }
+        let now = core.clock.now();
+        let mut ready: Vec<ResourceId> =
+            due.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
+        ready.sort();
+        for share in ready {
+            due.insert(share, BEING_LOOKED_AT);
+            let (core, looks, tell) = (Arc::clone(core), Arc::clone(&looks), tell.clone());
+            core.tasks.clone().spawn(async move {
+                let _one = looks.acquire().await;
+                let again = look(&core, share).await.unwrap_or_else(|error| {
+                    tracing::debug!(%share, %error, "A share could not be looked at; again in a while.");
+                    AFTER_FAILURE
+                });
+                // The other end goes only when the manager stops.
+                let _ = tell.send((share, again));
+            });
+        }
+        if paused(core, TICK).await {
+            return;
+        }
+        while let Ok((share, again)) = told.try_recv() {
+            due.insert(share, core.clock.now().plus(again));
+        }
+    }
+}
+
+/// Reads which shares have followers; new ones are due at once.
+async fn read(core: &SharedCore, due: &mut HashMap<ResourceId, Timestamp>) -> Result<(), Denied> {
+    let shares: HashSet<ResourceId> = core.store.following().await?.into_iter().collect();
+    let now = core.clock.now();
+    due.retain(|share, _| shares.contains(share));
+    for share in shares {
+        due.entry(share).or_insert(now);
+    }
+    Ok(())
+}
+
+/// Looks at one share. Answers when to look again.
+async fn look(core: &SharedCore, share: ResourceId) -> Result<Duration, Denied> {
+    let family = core.store.family(share).await?;
+    let (Some(row), Some(share_type)) = (&family.share, &family.share_type) else { return Ok(AFTER_FAILURE) };
+    let rpo = share_type.rpo_seconds();
+    let again = Duration::from_millis((rpo * 1000 / 2).max(500));
+    if row.replication.is_none() || row.replication == Some(Style::Writable) {
+        return Ok(again);
+    }
+    let Some(active) = active_of(&family.instances) else { return Ok(again) };
+    let followers: Vec<&Instance> =
+        family.instances.iter().filter(|i| follows(i) && i.id != active.id).collect();
+    if followers.is_empty() {
+        return Ok(again);
+    }
+    let asked_at = core.clock.now();
+    let active_report = report(core, active, row.epoch).await;
+    for follower in followers {
+        if is_busy(&family, follower) {
+            continue;
+        }
+        judge(core, &family, follower, &active_report, asked_at, rpo).await?;
+    }
+    Ok(again)
+}
+
+/// Whether a replica is to be kept up to date.
+fn follows(row: &Instance) -> bool {
+    row.status == InstanceStatus::Available
+        && row.pool.is_some()
+        && !row.fenced
+        && !row.unfenced
+        && !row.reset_by_admin
+}
+
+/// Whether an operation owns it now, or the whole share.
+fn is_busy(family: &Family, row: &Instance) -> bool {
+    family.operations.iter().any(|op| match op.intent {
+        Intent::UpdateAccess => false,
+        _ => op.status != OpStatus::Done && op.intent.instance().is_none_or(|id| id == row.id),
+    })
+}
+
+async fn report(
+    core: &SharedCore,
+    row: &Instance,
+    epoch: tandem_contract::Epoch,
+) -> Result<ReplicaReport, Error> {
+    let slot = row.backend().and_then(|name| core.backends.slot(name));
+    match slot {
+        Some(slot) if slot.is_up() => {
+            let backend = slot.opened().await?;
+            backend.call(&cx(core), UpdateReplicaState { instance: row.id, epoch }).await
+        }
+        _ => Err(Error::unavailable("its back end is down")),
+    }
+}
+
+async fn judge(
+    core: &SharedCore,
+    family: &Family,
+    row: &Instance,
+    active: &Result<ReplicaReport, Error>,
+    asked_at: Timestamp,
+    rpo: u64,
+) -> Result<(), Denied> {
+    let by_storage = core
+        .backends
+        .capabilities_of(row)
+        .and_then(|c| c.replication)
+        .is_some_and(|r| matches!(r.transport, Transport::Storage { .. }));
+    let epoch = family.share.as_ref().map(|s| s.epoch).unwrap_or_default();
+    if by_storage {
+        return judge_storage(core, row, report(core, row, epoch).await, rpo).await;
+    }
+    let unchanged = active.as_ref().is_ok_and(|a| {
+        let newest = a.newest_point.as_ref().map(|p| p.id);
+        a.changed_since_point == Some(false)
+            && newest.is_some()
+            && newest == row.point.as_ref().map(|p| p.info.id)
+    });
+    if unchanged {
+        core.board.set_freshness(row.id, |f| {
+            f.confirmed_at = Some(asked_at);
+            f.lag_bytes = Some(0);
+        });
+    } else if active.is_ok() {
+        core.change(row.share_id, |draft| admit_sync(draft, row.id, false, None).map(drop)).await?;
+        // The sync itself sets the state when it ends; only an old lag is judged here.
+    }
+    let in_time = core.lag(row).seconds.is_some_and(|lag| lag <= rpo);
+    let should = if in_time { ReplicaState::InSync } else { ReplicaState::OutOfSync };
+    let stays = row.replica_state == Some(should) || row.replica_state == Some(ReplicaState::Error);
+    // A replica becomes in_sync by a sync or by a confirmation, never by waiting.
+    if !stays && (should == ReplicaState::OutOfSync || unchanged) {
+        let why = active.as_ref().err().map(ToString::to_string);
+        observed(core, row, should, why).await?;
+    }
+    Ok(())
+}
+
+async fn judge_storage(
+    core: &SharedCore,
+    row: &Instance,
+    report: Result<ReplicaReport, Error>,
+    rpo: u64,
+) -> Result<(), Denied> {
+    let now = core.clock.now();
+    let (should, why) = match report {
+        Ok(report) => {
+            core.board.set_freshness(row.id, |f| {
+                f.lag_bytes = report.lag_bytes;
+                if report.up_to_date == Some(true) {
+                    f.confirmed_at = Some(now);
+                }
+            });
+            match (&report.split_brain, report.up_to_date) {
+                (Some(how), _) => (ReplicaState::Error, Some(how.clone())),
+                (None, Some(true)) => (ReplicaState::InSync, None),
+                _ if core.lag(row).seconds.is_some_and(|lag| lag <= rpo) => (ReplicaState::InSync, None),
+                _ => (ReplicaState::OutOfSync, None),
+            }
+        }
+        Err(error) => (ReplicaState::OutOfSync, Some(error.to_string())),
+    };
+    if row.replica_state != Some(should) { observed(core, row, should, why).await } else { Ok(()) }
+}
+
+/// Logs what was seen of a replica's state, and sets it.
+async fn observed(
+    core: &SharedCore,
+    row: &Instance,
+    state: ReplicaState,
+    reason: Option<String>,
+) -> Result<(), Denied> {
+    let id = row.id;
+    core.change(row.share_id, |draft| {
+        let Some(now) = draft.instance(id) else { return Ok(()) };
+        // Something happened since the look.
+        if now.replica_state != row.replica_state || now.status != row.status {
+            return Ok(());
+        }
+        if let Some(now) = draft.instance_mut(id) {
+            now.reason.clone_from(&reason);
+        }
+        let intent = Intent::Observed { instance: id, replica_state: state, reason: reason.clone() };
+        let op = draft.admit(
+            new_op(),
+            intent,
+            vec![Effect::ReplicaState { instance: id, state: Some(state) }],
+            None,
+        );
+        draft.append(op, Event::Finished { ending: Ending::Done, error: None }, Vec::new(), None);
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,287 @@
+//! Carries one operation from wherever its log stands to its end.
+//!
+//! ```text
+//! accepted ─ plan ▶ running ─ step, step, … ▶ finished (done)
+//!     │                └ a step fails, or a cancel turns back ▶ undoing ─ step, … ▶ finished (failed | cancelled)
+//!     └ no plan, or cancelled ▶ finished
+//! ```
+//! The same code serves a fresh operation and one that a crash interrupted: it folds the log and goes on. Each event is
+//! durable before what follows it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tandem_contract::{Error, ErrorKind, OpId, PointId, ResourceId, Retry};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+use crate::core::SharedCore;
+use crate::denied::Denied;
+use crate::draft::Draft;
+use crate::model::{Intent, OpStatus};
+use crate::oplog::{Effect, Ending, Event, OpState};
+use crate::plan::{self, Link, Step, World};
+use crate::queue::Claim;
+use crate::store::Family;
+
+/// First pause before a step is taken again; doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause before a step is taken again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// One operation being carried on.
+pub(super) struct Run {
+    pub core: SharedCore,
+    pub op: OpId,
+    pub share: ResourceId,
+    pub cancel: CancellationToken,
+    pub state: OpState,
+    /// When the present step was started, by the log.
+    pub started_at: Timestamp,
+}
+
+/// Carries an operation to its end, or to where the manager stops.
+pub(super) async fn run(core: &SharedCore, claim: &Claim) -> Result<(), Denied> {
+    let mut run = Run {
+        core: Arc::clone(core),
+        op: claim.op,
+        share: claim.share,
+        cancel: claim.cancel.clone(),
+        state: OpState::default(),
+        started_at: Timestamp::default(),
+    };
+    run.reload().await?;
+    while !run.state.status.is_finished() && !core.stop.is_cancelled() {
+        match run.state.status {
+            OpStatus::Accepted => run.plan().await?,
+            _ if run.state.next < run.state.steps.len() => run.step().await?,
+            _ => run.finish().await?,
+        }
+    }
+    Ok(())
+}
+
+impl Run {
+    /// Folds the log.
+    async fn reload(&mut self) -> Result<(), Denied> {
+        let log = self.core.store.log(self.op).await?;
+        self.state = OpState::fold(&log)
+            .map_err(|e| Denied::Invalid(format!("the log of operation {} is broken: {e}", self.op)))?;
+        if let Some(last) = log.iter().rev().find(|l| matches!(l.event, Event::StepStarted { .. })) {
+            self.started_at = last.at;
+        }
+        Ok(())
+    }
+
+    pub fn intent(&self) -> Intent {
+        self.state.intent.clone().unwrap_or(Intent::UpdateAccess)
+    }
+
+    pub fn cancelled(&self) -> bool {
+        self.state.cancel || self.cancel.is_cancelled()
+    }
+
+    /// Appends an event, with the rows and statuses that go with it, in one commit. Only a cancel request or a
+    /// checkpoint can have come in between; then the log is folded again.
+    pub async fn record(
+        &mut self,
+        event: Event,
+        mut rows: impl FnMut(&mut Draft) -> Vec<Effect>,
+    ) -> Result<(), Denied> {
+        loop {
+            let (op_id, before) = (self.op, self.state.clone());
+            let written = self
+                .core
+                .change(self.share, |draft| {
+                    let op = draft
+                        .unfinished()
+                        .into_iter()
+                        .find(|o| o.id == op_id)
+                        .ok_or(Denied::NoOperation(op_id))?;
+                    if op.seq != before.seq {
+                        return Ok(None);
+                    }
+                    let after = before.clone().next(&event).map_err(|e| Denied::Invalid(e.to_string()))?;
+                    let effects = rows(draft);
+                    draft.append(op, event.clone(), effects, Some(&before));
+                    Ok(Some(after))
+                })
+                .await?;
+            match written {
+                Some(after) => {
+                    self.state = after;
+                    return Ok(());
+                }
+                None => self.reload().await?,
+            }
+        }
+    }
+
+    async fn plan(&mut self) -> Result<(), Denied> {
+        if self.cancelled() {
+            return self.end(Ending::Cancelled, Some(Error::cancelled("cancelled before it began"))).await;
+        }
+        let family = self.core.store.family(self.share).await?;
+        let intent = self.intent();
+        let links = self.look(&intent, &family).await;
+        match self.with_world(&family, &links, |world| plan::plan(&intent, world)) {
+            Some(Ok(steps)) => self.record(Event::Planned { steps }, |_| Vec::new()).await,
+            Some(Err(error)) => self.end(Ending::Failed, Some(error)).await,
+            None => self.end(Ending::Failed, Some(Error::not_found("the share is gone"))).await,
+        }
+    }
+
+    /// Looks at the instances that a plan depends on.
+    async fn look(&self, intent: &Intent, family: &Family) -> HashMap<tandem_contract::InstanceId, Link> {
+        let mut links = HashMap::new();
+        let (Intent::Sync { instance, .. } | Intent::Promote { instance, .. }) = intent else { return links };
+        let active = crate::draft::active_of(&family.instances).map(|a| a.id);
+        for row in family.instances.iter().filter(|i| i.id == *instance || Some(i.id) == active) {
+            let link = match self.observe(row).await {
+                Ok(seen) => Link::Seen(seen.map(Box::new)),
+                Err(error) => Link::Away(error.to_string()),
+            };
+            links.insert(row.id, link);
+        }
+        links
+    }
+
+    fn with_world<T>(
+        &self,
+        family: &Family,
+        links: &HashMap<tandem_contract::InstanceId, Link>,
+        ask: impl FnOnce(&World<'_>) -> T,
+    ) -> Option<T> {
+        family.share.as_ref()?;
+        let capabilities = family
+            .instances
+            .iter()
+            .filter_map(|i| Some((i.id, self.core.backends.capabilities_of(i)?)))
+            .collect();
+        let new_points = [PointId(Uuid::now_v7()), PointId(Uuid::now_v7())];
+        Some(ask(&World { instances: &family.instances, capabilities: &capabilities, links, new_points }))
+    }
+
+    async fn step(&mut self) -> Result<(), Denied> {
+        let (n, step) = (self.state.next, self.state.steps[self.state.next].clone());
+        if self.cancelled() && self.may_turn_back() {
+            return self.step_failed(n, Error::cancelled("cancelled on request")).await;
+        }
+        if !self.state.started {
+            let mark = step.clone();
+            self.record(Event::StepStarted { step: n }, |draft| super::rules::mark(draft, &mark)).await?;
+            self.started_at = self.core.clock.now();
+        }
+        let most = self.most_attempts(&step);
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1.. {
+            let error = match self.take(&step).await {
+                Ok(done) => {
+                    let event = Event::StepDone { step: n, bytes: done.bytes, remark: done.remark.clone() };
+                    return self.record(event, |draft| (done.rows)(draft)).await;
+                }
+                Err(error) => error,
+            };
+            if self.core.stop.is_cancelled() {
+                // Whatever this error is, the stop may have caused it: the next start takes the step again.
+                return Ok(());
+            }
+            let turned = self.cancelled() && self.may_turn_back();
+            if error.retry == Retry::Safe && attempt < most && !turned {
+                tracing::warn!(op = %self.op, step = n, %error, "A step failed; it is taken again.");
+                self.core.board.blocked(self.op, &error);
+                tokio::select! {
+                    () = self.core.clock.sleep(pause) => {}
+                    () = self.core.stop.cancelled() => return Ok(()),
+                    () = self.cancel.cancelled(), if self.may_turn_back() => {}
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                continue;
+            }
+            return self.step_failed(n, error).await;
+        }
+        Ok(())
+    }
+
+    /// Whether a cancel still takes everything back. A promotion whose last step was begun goes forward.
+    pub fn may_turn_back(&self) -> bool {
+        !self.state.undoing()
+            && plan::may_turn_back(
+                &self.intent(),
+                &self.state.steps,
+                self.state.next + usize::from(self.state.started),
+            )
+    }
+
+    fn most_attempts(&self, step: &Step) -> u32 {
+        match step {
+            _ if self.forced() => 1,
+            _ if self.state.undoing() => 8,
+            step if step.is_patient() => u32::MAX,
+            Step::Promote { .. } | Step::Demote { .. } | Step::Ensure { .. } => 4,
+            _ => 2,
+        }
+    }
+
+    /// Whether the request said to forget what cannot be removed.
+    fn forced(&self) -> bool {
+        matches!(
+            self.intent(),
+            Intent::DeleteShare { force: true } | Intent::DeleteReplica { force: true, .. }
+        )
+    }
+
+    async fn step_failed(&mut self, n: usize, error: Error) -> Result<(), Denied> {
+        let step = self.state.steps[n].clone();
+        if self.state.started && (self.forced() || (step.is_soft() && error.kind != ErrorKind::Cancelled)) {
+            tracing::warn!(op = %self.op, step = n, %error, "A step failed; the operation goes on without it.");
+            let event = Event::StepDone { step: n, bytes: None, remark: Some(error.to_string()) };
+            return self.record(event, |draft| super::rules::failed(draft, &step)).await;
+        }
+        tracing::warn!(op = %self.op, kind = self.intent().kind(), step = n, %error, "A step failed.");
+        if self.state.undoing() {
+            let left = step.clone();
+            return self
+                .record(Event::StepFailed { step: n, error: error.clone(), undo: Vec::new() }, |draft| {
+                    super::finish::left_behind(draft, &left, &error)
+                })
+                .await;
+        }
+        let family = self.core.store.family(self.share).await?;
+        let undo = self
+            .with_world(&family, &HashMap::new(), |world| {
+                plan::undo(&self.intent(), &self.state.steps, n, world)
+            })
+            .unwrap_or_default();
+        self.record(Event::StepFailed { step: n, error, undo }, |draft| super::rules::failed(draft, &step))
+            .await
+    }
+
+    async fn finish(&mut self) -> Result<(), Denied> {
+        match (self.state.undoing(), self.state.error.clone()) {
+            (false, _) => self.end(Ending::Done, None).await,
+            (true, error) if error.as_ref().is_some_and(|e| e.kind == ErrorKind::Cancelled) => {
+                self.end(Ending::Cancelled, error).await
+            }
+            (true, error) => self.end(Ending::Failed, error).await,
+        }
+    }
+
+    async fn end(&mut self, ending: Ending, error: Option<Error>) -> Result<(), Denied> {
+        let (core, intent) = (Arc::clone(&self.core), self.intent());
+        let event = Event::Finished { ending, error: error.clone() };
+        self.record(event, |draft| super::finish::rows(&core, draft, &intent, ending, error.as_ref()))
+            .await?;
+        match error {
+            Some(error) if ending == Ending::Failed => {
+                tracing::warn!(op = %self.op, kind = intent.kind(), share = %self.share, %error, "Operation failed.");
+            }
+            _ => {
+                tracing::info!(op = %self.op, kind = intent.kind(), share = %self.share, ?ending, "Operation ended.")
+            }
+        }
+        Ok(())
+    }
+}

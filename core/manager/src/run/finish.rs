@@ -1,0 +1,221 @@
+//! What the end of an operation sets.
+
+use tandem_contract::{Error, ErrorKind, InstanceId, ReplicaState};
+
+use crate::admission::admit_sync;
+use crate::core::Core;
+use crate::draft::Draft;
+use crate::model::{Counted, InstanceStatus, Intent};
+use crate::oplog::{Effect, Ending};
+use crate::plan::Step;
+
+/// Rows and statuses at the end of an operation, in the same commit as its last event.
+pub(super) fn rows(
+    core: &Core,
+    draft: &mut Draft,
+    intent: &Intent,
+    ending: Ending,
+    error: Option<&Error>,
+) -> Vec<Effect> {
+    let done = ending == Ending::Done;
+    let reason = error.map(ToString::to_string);
+    match intent {
+        Intent::CreateShare { instance, .. } => {
+            note(draft, *instance, done, reason);
+            vec![status(*instance, if done { InstanceStatus::Available } else { InstanceStatus::Error })]
+        }
+        Intent::DeleteShare { .. } if done => delete_share(core, draft),
+        Intent::DeleteShare { .. } => {
+            let ids: Vec<InstanceId> = draft.instances.iter().map(|i| i.id).collect();
+            for id in &ids {
+                note(draft, *id, false, reason.clone());
+            }
+            ids.into_iter().map(|id| status(id, InstanceStatus::ErrorDeleting)).collect()
+        }
+        Intent::CreateReplica { instance, .. } => {
+            note(draft, *instance, done, reason);
+            if done {
+                // The first sync is admitted with the last word of the creation: a crash cannot come between.
+                let _ = admit_sync(draft, *instance, false, None);
+                vec![status(*instance, InstanceStatus::Available)]
+            } else {
+                vec![status(*instance, InstanceStatus::Error), state(*instance, ReplicaState::Error)]
+            }
+        }
+        Intent::DeleteReplica { instance, .. } if done => {
+            core.board.gone(*instance);
+            return_replica(draft);
+            vec![Effect::Gone { instance: *instance }]
+        }
+        Intent::DeleteReplica { instance, .. } => {
+            note(draft, *instance, false, reason);
+            vec![status(*instance, InstanceStatus::ErrorDeleting), state(*instance, ReplicaState::Error)]
+        }
+        Intent::Sync { instance, .. } => sync(core, draft, *instance, ending, reason),
+        Intent::Promote { instance, .. } => {
+            note(draft, *instance, done, reason);
+            vec![status(*instance, InstanceStatus::Available)]
+        }
+        Intent::Fence { instance } => {
+            if !done {
+                note(draft, *instance, false, reason);
+            }
+            Vec::new()
+        }
+        Intent::Repair { instance } => repair(draft, *instance, done, reason),
+        Intent::Resize { from_gb, to_gb } => resize(draft, *from_gb, *to_gb, done, error),
+        Intent::UpdateAccess | Intent::Reset { .. } | Intent::Observed { .. } => Vec::new(),
+    }
+}
+
+const fn status(instance: InstanceId, status: InstanceStatus) -> Effect {
+    Effect::Status { instance, status }
+}
+
+const fn state(instance: InstanceId, state: ReplicaState) -> Effect {
+    Effect::ReplicaState { instance, state: Some(state) }
+}
+
+/// Keeps why, or forgets it.
+fn note(draft: &mut Draft, instance: InstanceId, done: bool, reason: Option<String>) {
+    let now = draft.now;
+    if let Some(row) = draft.instance_mut(instance) {
+        row.reason = reason;
+        if done && row.launched_at.is_none() {
+            row.launched_at = Some(now);
+        }
+    }
+}
+
+fn delete_share(core: &Core, draft: &mut Draft) -> Vec<Effect> {
+    let gone: Vec<InstanceId> = draft.instances.iter().map(|i| i.id).collect();
+    if let Some(share) = &draft.share {
+        let size = i64::try_from(share.size_gb).unwrap_or(i64::MAX);
+        let replicated = share.replication.is_some();
+        let _ = draft.reserve(Counted::Shares, -1);
+        let _ = draft.reserve(Counted::Gigabytes, -size);
+        if replicated {
+            for _ in &gone {
+                return_replica(draft);
+            }
+        }
+    }
+    for id in &gone {
+        core.board.gone(*id);
+    }
+    draft.share = None;
+    draft.rules.clear();
+    gone.into_iter().map(|instance| Effect::Gone { instance }).collect()
+}
+
+fn return_replica(draft: &mut Draft) {
+    let size = draft.share.as_ref().map_or(0, |s| i64::try_from(s.size_gb).unwrap_or(i64::MAX));
+    let _ = draft.reserve(Counted::ShareReplicas, -1);
+    let _ = draft.reserve(Counted::ReplicaGigabytes, -size);
+}
+
+/// A sync that failed or was preempted leaves the state to the lag: reconciliation judges that.
+fn sync(
+    core: &Core,
+    draft: &mut Draft,
+    instance: InstanceId,
+    ending: Ending,
+    reason: Option<String>,
+) -> Vec<Effect> {
+    let rpo = draft
+        .before()
+        .share_type
+        .as_ref()
+        .map_or(crate::model::DEFAULT_RPO_SECONDS, crate::model::ShareType::rpo_seconds);
+    let Some(row) = draft.instance_mut(instance) else { return Vec::new() };
+    if row.replica_state == Some(ReplicaState::Active) {
+        return Vec::new();
+    }
+    match ending {
+        Ending::Done => row.reason = None,
+        Ending::Failed => row.reason = reason,
+        Ending::Cancelled => {}
+    }
+    let now = if core.lag(row).seconds.is_some_and(|lag| lag <= rpo)
+        || (ending == Ending::Done && row.point.is_none())
+    {
+        ReplicaState::InSync
+    } else {
+        ReplicaState::OutOfSync
+    };
+    if row.replica_state == Some(now)
+        || (ending == Ending::Cancelled && row.replica_state != Some(ReplicaState::InSync))
+    {
+        return Vec::new();
+    }
+    vec![state(instance, now)]
+}
+
+fn repair(draft: &mut Draft, instance: InstanceId, done: bool, reason: Option<String>) -> Vec<Effect> {
+    let Some(row) = draft.instance_mut(instance) else { return Vec::new() };
+    if !done {
+        row.reason = reason;
+        return Vec::new();
+    }
+    row.reason = None;
+    let mut set = Vec::new();
+    if row.status == InstanceStatus::Error {
+        set.push(status(instance, InstanceStatus::Available));
+    }
+    if row.replica_state == Some(ReplicaState::Error) {
+        set.push(state(instance, ReplicaState::OutOfSync));
+    }
+    set
+}
+
+fn resize(draft: &mut Draft, from_gb: u64, to_gb: u64, done: bool, error: Option<&Error>) -> Vec<Effect> {
+    let grown = to_gb > from_gb;
+    let by = i64::try_from(to_gb.abs_diff(from_gb)).unwrap_or(i64::MAX);
+    if done {
+        if let Some(share) = &mut draft.share {
+            share.size_gb = to_gb;
+        }
+    }
+    // Growth was paid for at admission; what was not grown, and what was shrunk, is given back.
+    if grown != done {
+        let replicated = draft.share.as_ref().is_some_and(|s| s.replication.is_some());
+        let _ = draft.reserve(Counted::Gigabytes, -by);
+        if replicated {
+            let all = by.saturating_mul(i64::try_from(draft.instances.len()).unwrap_or(i64::MAX));
+            let _ = draft.reserve(Counted::ReplicaGigabytes, -all);
+        }
+    }
+    let to = match (done, grown, error.map(|e| e.kind)) {
+        (true, ..) => InstanceStatus::Available,
+        (false, true, _) => InstanceStatus::ExtendingError,
+        (false, false, Some(ErrorKind::OutOfSpace | ErrorKind::Conflict)) => {
+            InstanceStatus::ShrinkingPossibleDataLossError
+        }
+        (false, false, _) => InstanceStatus::ShrinkingError,
+    };
+    let moving = |s: InstanceStatus| matches!(s, InstanceStatus::Extending | InstanceStatus::Shrinking);
+    let ids: Vec<InstanceId> = draft.instances.iter().filter(|i| moving(i.status)).map(|i| i.id).collect();
+    for id in &ids {
+        note(draft, *id, false, error.map(ToString::to_string));
+    }
+    ids.into_iter().map(|id| status(id, to)).collect()
+}
+
+/// An undo step could not be taken: what it leaves is marked, so that reconciliation and doctor own it.
+pub(super) fn left_behind(draft: &mut Draft, step: &Step, error: &Error) -> Vec<Effect> {
+    match step {
+        Step::Demote { instance, .. } => {
+            if let Some(row) = draft.instance_mut(*instance) {
+                row.unfenced = true;
+            }
+            Vec::new()
+        }
+        Step::Promote { instance, .. } => {
+            if let Some(row) = draft.instance_mut(*instance) {
+                row.reason = Some(format!("could not be made active again: {error}"));
+            }
+            vec![status(*instance, InstanceStatus::Error)]
+        }
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,285 @@
+//! Steps that make, carry and release points, and the wait for storage that replicates by itself.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use tandem_contract::{
+    DiscardPartial, Error, InstanceId, MakePoint, Observation, Outcome, PointId, PointInfo, ReceiveSpec,
+    ReleasePoint, Retry, SendSpec, Transport, UpdateReplicaState,
+};
+use tandem_host::{CallContext, transfer};
+
+use super::execute::Run;
+use super::steps::{Done, Scene};
+use crate::model::PointRecord;
+use crate::oplog::Event;
+use crate::plan::Step;
+
+/// Between two looks at storage that replicates by itself.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// A call that shows progress may take as long as it likes; this is only what the host is told.
+const AS_LONG_AS_IT_MOVES: Duration = Duration::from_secs(30 * 24 * 3600);
+
+impl Run {
+    pub(super) async fn make_point(
+        &self,
+        scene: &Scene,
+        source: InstanceId,
+        point: PointId,
+    ) -> Result<Done, Error> {
+        let row = scene.row(source)?;
+        let backend = self.core.backends.of(row).await?;
+        let verb = MakePoint { instance: source, epoch: scene.share.epoch, point };
+        let _alone = self.core.points.lock(source).await;
+        let info = self.moving(async |cx| backend.call(&cx, verb.clone()).await).await?.into_inner();
+        // The log's time of the step, not that of a repeated call: the point may have been made by the first.
+        let made_at = self.started_at;
+        Ok(Done::with(move |draft| {
+            if let Some(share) = &mut draft.share {
+                match share.points.iter_mut().find(|p| p.info.id == info.id) {
+                    Some(known) => known.info = info.clone(),
+                    None => share.points.push(PointRecord { info: info.clone(), made_at }),
+                }
+            }
+            Vec::new()
+        }))
+    }
+
+    pub(super) async fn transfer(
+        &self,
+        scene: &Scene,
+        source: InstanceId,
+        dest: InstanceId,
+        point: PointId,
+    ) -> Result<Done, Error> {
+        let record = scene
+            .share
+            .points
+            .iter()
+            .find(|p| p.info.id == point)
+            .cloned()
+            .ok_or_else(|| Error::not_found(format!("point {point} is not on record")))?;
+        let (source_row, dest_row) = (scene.row(source)?, scene.row(dest)?);
+        let (from_backend, to_backend) =
+            (self.core.backends.of(source_row).await?, self.core.backends.of(dest_row).await?);
+        let here = there(self.observe(source_row).await?, source)?;
+        let at_dest = there(self.observe(dest_row).await?, dest)?;
+        if at_dest.points.iter().any(|p| p.id == point && p.fingerprint == record.info.fingerprint) {
+            return Ok(arrived(dest, record, 0, None, scene));
+        }
+        let mut resume = at_dest.resume.clone();
+        if resume.as_ref().is_some_and(|r| r.to.is_some_and(|to| to != point)) {
+            self.ask(&to_backend, DiscardPartial { instance: dest }).await?;
+            resume = None;
+        }
+        let from = newest_common(&here, &at_dest);
+        let remark = (from.is_none() && !at_dest.points.is_empty())
+            .then(|| "no point in common any more: everything was carried again".to_owned());
+        let format =
+            common_format(from_backend.capabilities(), to_backend.capabilities()).ok_or_else(|| {
+                Error::unsupported(format!(
+                    "back ends `{}` and `{}` have no stream format in common",
+                    from_backend.name(),
+                    to_backend.name()
+                ))
+            })?;
+        let epoch = scene.share.epoch;
+        let send = SendSpec {
+            instance: source,
+            epoch,
+            to: point,
+            from: from.clone(),
+            resume: resume.clone(),
+            format: format.clone(),
+            bandwidth: self.core.settings.bandwidth,
+        };
+        let receive = ReceiveSpec { instance: dest, epoch, to: record.info.clone(), from, resume, format };
+        let carried = self
+            .moving(async |cx| transfer(&from_backend, send.clone(), &to_backend, receive.clone(), &cx).await)
+            .await?;
+        let (received, sent) = match carried.received {
+            Outcome::Changed(r) | Outcome::Unchanged(r) => (r, carried.sent),
+        };
+        let mut remarks: Vec<String> = remark.into_iter().collect();
+        remarks.extend(sent.remarks);
+        remarks.extend(received.remarks);
+        remarks.dedup();
+        let remark = (!remarks.is_empty()).then(|| remarks.join("; "));
+        Ok(arrived(dest, record, received.bytes.max(sent.bytes), remark, scene))
+    }
+
+    /// Lets go of every point that is no instance's newest, no unfinished operation's, and nothing a partial transfer
+    /// waits for. Observes first and asks the store afterwards: a point made in between is not yet seen.
+    pub(super) async fn release_points(&self, scene: &Scene) -> Result<Done, Error> {
+        let mut seen = Vec::new();
+        let mut keep = BTreeSet::new();
+        for row in scene.family.instances.iter().filter(|i| i.pool.is_some()) {
+            match self.observe(row).await {
+                Ok(Some(observed)) => {
+                    keep.extend(observed.resume.as_ref().and_then(|r| r.to));
+                    seen.push((row.clone(), observed));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    // What a replica that is away has, and may still want, is not known: its increments are kept
+                    // from the newest point that it is known to have.
+                    tracing::debug!(instance = %row.id, %error, "A replica is away; points newer than its own stay.");
+                    let known = row.point.as_ref().map(|p| p.made_at);
+                    keep.extend(
+                        scene.share.points.iter().filter(|p| Some(p.made_at) >= known).map(|p| p.info.id),
+                    );
+                }
+            }
+        }
+        let now = self.scene().await?;
+        keep.extend(now.family.instances.iter().filter_map(|i| i.point.as_ref()).map(|p| p.info.id));
+        for op in &now.family.operations {
+            if op.id != self.op {
+                keep.extend(self.points_of(op.id).await?);
+            }
+        }
+        for (row, observed) in seen {
+            let backend = self.core.backends.of(&row).await?;
+            let _alone = self.core.points.lock(row.id).await;
+            for point in observed.points.iter().filter(|p| !keep.contains(&p.id)) {
+                self.ask(&backend, ReleasePoint { instance: row.id, point: point.id }).await?;
+            }
+        }
+        Ok(Done::with(move |draft| {
+            if let Some(share) = &mut draft.share {
+                share.points.retain(|p| keep.contains(&p.info.id));
+            }
+            Vec::new()
+        }))
+    }
+
+    /// Points that an unfinished operation's plan names.
+    async fn points_of(&self, op: tandem_contract::OpId) -> Result<Vec<PointId>, Error> {
+        let log = self.core.store.log(op).await.map_err(|e| Error::unavailable(e.to_string()))?;
+        let steps = log.into_iter().filter_map(|l| match l.event {
+            Event::Planned { steps } => Some(steps),
+            _ => None,
+        });
+        Ok(steps
+            .flatten()
+            .filter_map(|s| match s {
+                Step::MakePoint { point, .. } | Step::Transfer { point, .. } => Some(point),
+                _ => None,
+            })
+            .collect())
+    }
+
+    pub(super) async fn await_up_to_date(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
+        let row = scene.row(id)?.clone();
+        let backend = self.core.backends.of(&row).await?;
+        let epoch = scene.share.epoch;
+        let now = self.core.clock.now();
+        self.moving(async |cx| {
+            loop {
+                let report = backend.call(&cx, UpdateReplicaState { instance: id, epoch }).await?;
+                if let Some(how) = report.split_brain {
+                    return Err(Error::conflict(format!("both sides have data that the other lacks: {how}")));
+                }
+                self.core.board.set_freshness(id, |f| f.lag_bytes = report.lag_bytes);
+                if report.up_to_date == Some(true) {
+                    self.core.board.set_freshness(id, |f| f.confirmed_at = Some(now));
+                    return Ok(());
+                }
+                (cx.on_progress)(report.resync.unwrap_or_else(|| tandem_contract::Progress::of("resync", 0, None)));
+                tokio::select! {
+                    () = self.core.clock.sleep(LOOK_AGAIN) => {}
+                    () = cx.cancel.cancelled() => return Err(Error::cancelled("stopped while waiting for the storage")),
+                }
+            }
+        })
+        .await?;
+        Ok(Done::nothing())
+    }
+
+    /// Runs a long call for as long as it shows progress; without any for `stall_deadline_seconds` it is told to stop.
+    async fn moving<T>(&self, call: impl AsyncFnOnce(CallContext) -> Result<T, Error>) -> Result<T, Error> {
+        let mut cx = self.cx().deadline(AS_LONG_AS_IT_MOVES);
+        let _ends = cx.cancel.clone().drop_guard();
+        let (clock, report) = (Arc::clone(&self.core.clock), Arc::clone(&cx.on_progress));
+        let moved_at = Arc::new(AtomicI64::new(clock.now().0));
+        let (moved, now) = (Arc::clone(&moved_at), Arc::clone(&clock));
+        let before = AtomicI64::new(-1);
+        cx.on_progress = Arc::new(move |progress| {
+            // A stopped transfer may go on reporting the same figure.
+            let done = i64::try_from(progress.done).unwrap_or(i64::MAX);
+            if before.swap(done, Ordering::Relaxed) != done {
+                moved.store(now.now().0, Ordering::Relaxed);
+            }
+            report(progress);
+        });
+        let stall = Duration::from_secs(self.core.settings.stall_deadline_seconds.max(1));
+        let cancel = cx.cancel.clone();
+        let work = call(cx);
+        tokio::pin!(work);
+        let mut stalled = false;
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut work => {
+                    return match answer {
+                        Err(_) if stalled => Err(Error::unavailable(format!(
+                            "nothing moved for {} s; the call was stopped", stall.as_secs()
+                        )).retry(Retry::Never)),
+                        other => other,
+                    };
+                }
+                () = clock.sleep(stall / 4), if !stalled => {
+                    let still = clock.now().0 - moved_at.load(Ordering::Relaxed);
+                    if i128::from(still) > i128::try_from(stall.as_micros()).unwrap_or(i128::MAX) {
+                        stalled = true;
+                        cancel.cancel();
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn there(seen: Option<Observation>, id: InstanceId) -> Result<Observation, Error> {
+    seen.ok_or_else(|| Error::not_found(format!("the storage of instance {id} is gone")))
+}
+
+/// The newest point of the destination that the source has too; the fingerprint proves that both mean the same moment.
+fn newest_common(source: &Observation, dest: &Observation) -> Option<PointInfo> {
+    dest.points
+        .iter()
+        .rev()
+        .find(|p| source.points.iter().any(|s| s.id == p.id && s.fingerprint == p.fingerprint))
+        .cloned()
+}
+
+fn common_format(
+    source: &tandem_contract::Capabilities,
+    dest: &tandem_contract::Capabilities,
+) -> Option<String> {
+    let formats =
+        |c: &tandem_contract::Capabilities| match c.replication.as_ref().map(|r| r.transport.clone()) {
+            Some(Transport::Streamed { formats, .. }) => formats,
+            _ => Vec::new(),
+        };
+    let theirs = formats(dest);
+    formats(source).into_iter().find(|f| theirs.contains(f))
+}
+
+/// The rows that follow from an arrived point.
+fn arrived(dest: InstanceId, record: PointRecord, bytes: u64, remark: Option<String>, scene: &Scene) -> Done {
+    let epoch = scene.share.epoch;
+    Done {
+        bytes: Some(bytes),
+        remark,
+        rows: Box::new(move |draft| {
+            if let Some(row) = draft.instance_mut(dest) {
+                row.point = Some(record.clone());
+                row.epoch = epoch;
+            }
+            Vec::new()
+        }),
+    }
+}

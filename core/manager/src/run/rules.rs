@@ -1,0 +1,85 @@
+//! What the steps do to access rules' states. One place, since a step marks them when it starts, and again when it
+//! ends, whichever way.
+
+use tandem_contract::{AccessReport, InstanceId};
+
+use crate::draft::Draft;
+use crate::model::{AccessRulesStatus, RuleState};
+use crate::oplog::Effect;
+use crate::plan::Step;
+
+/// A step starts: the rules it will apply or remove are marked, so that those which come later are told apart.
+pub(super) fn mark(draft: &mut Draft, step: &Step) -> Vec<Effect> {
+    if let Step::ApplyAccess { instance } = step {
+        for rule in &mut draft.rules {
+            let denying =
+                rule.states.values().any(|s| matches!(s, RuleState::QueuedToDeny | RuleState::Denying));
+            let state = rule.states.entry(*instance).or_insert(RuleState::QueuedToApply);
+            *state = match *state {
+                RuleState::QueuedToDeny | RuleState::Denying => RuleState::Denying,
+                _ if denying => RuleState::Denying,
+                RuleState::Active => RuleState::Active,
+                _ => RuleState::Applying,
+            };
+        }
+    }
+    Vec::new()
+}
+
+/// The rules that are to hold on an instance now.
+pub(super) fn wanted(
+    rules: &[crate::model::AccessRule],
+    instance: InstanceId,
+) -> Vec<tandem_contract::AccessRule> {
+    rules
+        .iter()
+        .filter(|r| !matches!(r.states.get(&instance), Some(RuleState::Denying | RuleState::QueuedToDeny)))
+        .map(|r| tandem_contract::AccessRule {
+            id: r.id,
+            access_type: r.access_type.clone(),
+            access_to: r.access_to.clone(),
+            access_level: r.access_level,
+        })
+        .collect()
+}
+
+/// The rules were applied, with this report.
+pub(super) fn applied(draft: &mut Draft, instance: InstanceId, report: &AccessReport) {
+    let mut failed = false;
+    for rule in &mut draft.rules {
+        match rule.states.get(&instance) {
+            Some(RuleState::Denying) => {
+                rule.states.remove(&instance);
+            }
+            Some(RuleState::Applying | RuleState::Active | RuleState::Error) => {
+                let told = report.rules.iter().find(|r| r.id == rule.id);
+                let error = told.is_some_and(|r| r.error.is_some());
+                failed |= error;
+                rule.states.insert(instance, if error { RuleState::Error } else { RuleState::Active });
+                rule.enforced |= told.is_some_and(|r| r.enforced);
+            }
+            _ => {}
+        }
+    }
+    draft.rules.retain(|rule| !rule.states.is_empty());
+    if let Some(row) = draft.instance_mut(instance) {
+        row.access_rules_status = if failed { AccessRulesStatus::Error } else { AccessRulesStatus::Active };
+    }
+}
+
+/// The step failed for good: what it marked shows so.
+pub(super) fn failed(draft: &mut Draft, step: &Step) -> Vec<Effect> {
+    if let Step::ApplyAccess { instance } = step {
+        for rule in &mut draft.rules {
+            if let Some(state) = rule.states.get_mut(instance)
+                && matches!(state, RuleState::Applying | RuleState::Denying)
+            {
+                *state = RuleState::Error;
+            }
+        }
+        if let Some(row) = draft.instance_mut(*instance) {
+            row.access_rules_status = AccessRulesStatus::Error;
+        }
+    }
+    Vec::new()
+}

@@ -1,0 +1,450 @@
+//! Takes one step: looks where it must, calls the driver, and says what rows and statuses follow. Every step may be
+//! taken again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tandem_contract::{
+    AccessSpec, ConnectPeers, CreateInstance, CreateReplica, DeleteInstance, DeleteReplica, DemoteReplica,
+    Demotion, DisconnectPeers, EnsureInstance, Error, ErrorKind, GetEndpoint, InstanceId, InstanceInfo,
+    InstanceSpec, Observation, ObserveInstance, PromoteReplica, Promotion, Quiesce, ReplicaState,
+    ReplicationSpec, ResizeInstance, ResourceKind, ResumeWrites, Role, Style, UpdateAccess, Verb,
+};
+use tandem_host::{Backend, CallContext};
+use uuid::Uuid;
+
+use super::execute::Run;
+use crate::clock::Timestamp;
+use crate::draft::{Draft, active_of};
+use crate::model::{Export, Instance, Intent, PointRecord, PoolAddress, Share};
+use crate::oplog::{Effect, Event};
+use crate::plan::Step;
+use crate::schedule::{PlacementRequest, ReplicationRequest, place};
+use crate::store::Family;
+
+/// Bytes in a GiB, Manila's unit of sizes.
+pub(super) const GIB: u64 = 1 << 30;
+
+/// Rows and statuses that follow from a step that ended well.
+pub(super) type Rows = Box<dyn Fn(&mut Draft) -> Vec<Effect> + Send + Sync>;
+
+/// A step that ended well.
+pub(super) struct Done {
+    pub bytes: Option<u64>,
+    pub remark: Option<String>,
+    pub rows: Rows,
+}
+
+impl Done {
+    pub fn nothing() -> Self {
+        Self::with(|_| Vec::new())
+    }
+
+    pub fn with(rows: impl Fn(&mut Draft) -> Vec<Effect> + Send + Sync + 'static) -> Self {
+        Self { bytes: None, remark: None, rows: Box::new(rows) }
+    }
+}
+
+/// What a step works on, freshly read.
+pub(super) struct Scene {
+    pub share: Share,
+    pub family: Family,
+}
+
+impl Scene {
+    pub fn row(&self, id: InstanceId) -> Result<&Instance, Error> {
+        self.family
+            .instances
+            .iter()
+            .find(|i| i.id == id)
+            .ok_or_else(|| Error::not_found(format!("instance {id} is not in the store any more")))
+    }
+
+    pub fn active(&self) -> Result<&Instance, Error> {
+        active_of(&self.family.instances).ok_or_else(|| Error::conflict("the share has no active replica"))
+    }
+}
+
+impl Run {
+    pub(super) async fn scene(&self) -> Result<Scene, Error> {
+        let family =
+            self.core.store.family(self.share).await.map_err(|e| Error::unavailable(e.to_string()))?;
+        let share = family.share.clone().ok_or_else(|| Error::not_found("the share is gone"))?;
+        Ok(Scene { share, family })
+    }
+
+    /// The context of a driver call within the present step.
+    pub(super) fn cx(&self) -> CallContext {
+        let (board, op) = (Arc::clone(&self.core), self.op);
+        let cancel = self.core.stop.child_token();
+        if self.may_turn_back() && self.state.steps.get(self.state.next).is_none_or(Step::is_cancellable) {
+            let (asked, call) = (self.cancel.clone(), cancel.clone());
+            // Ends with the call: the child is cancelled when the context goes, through its guard.
+            let watch = cancel.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = asked.cancelled() => call.cancel(),
+                    () = watch.cancelled() => {}
+                }
+            });
+        }
+        let (core, share, step) = (Arc::clone(&self.core), self.share, self.state.next);
+        CallContext::new(self.op)
+            .cancel(cancel)
+            .deadline(Duration::from_secs(self.core.settings.call_deadline_seconds))
+            .on_progress(move |progress| board.board.progress(op, progress))
+            .on_checkpoint(move |token| {
+                let core = Arc::clone(&core);
+                async move {
+                    core.change(share, |draft| {
+                        if let Some(row) = draft.unfinished().into_iter().find(|o| o.id == op) {
+                            draft.append(
+                                row,
+                                Event::Checkpoint { step, token: token.clone() },
+                                Vec::new(),
+                                None,
+                            );
+                        }
+                        Ok(())
+                    })
+                    .await
+                    .map_err(|e| Error::unavailable(format!("the checkpoint was not written: {e}")))
+                }
+            })
+    }
+
+    /// One quick call.
+    pub(super) async fn ask<V: Verb + 'static>(&self, backend: &Backend, verb: V) -> Result<V::Reply, Error> {
+        let cx = self.cx();
+        let _ends = cx.cancel.clone().drop_guard();
+        backend.call(&cx, verb).await
+    }
+
+    pub(super) async fn observe(&self, row: &Instance) -> Result<Option<Observation>, Error> {
+        let backend = self.core.backends.of(row).await?;
+        self.ask(&backend, ObserveInstance { instance: row.id }).await
+    }
+
+    /// Takes a step.
+    pub(super) async fn take(&self, step: &Step) -> Result<Done, Error> {
+        let scene = self.scene().await?;
+        match step {
+            Step::Place { instance } => self.place(&scene, *instance).await,
+            Step::CreateInstance { instance } => {
+                let (backend, spec) = self.spec(&scene, *instance).await?;
+                let info = self.ask(&backend, CreateInstance { spec }).await?.into_inner();
+                Ok(served(*instance, info, &scene.share))
+            }
+            Step::CreateReplica { instance } => {
+                let (backend, spec) = self.spec(&scene, *instance).await?;
+                let info = self.ask(&backend, CreateReplica { spec }).await?.into_inner();
+                Ok(served(*instance, info, &scene.share))
+            }
+            Step::Connect { instance } => self.connect(&scene, *instance).await,
+            Step::Disconnect { instance } => self.disconnect(&scene, *instance).await,
+            Step::Ensure { instance } => self.ensure(&scene, *instance).await,
+            Step::ApplyAccess { instance } => self.apply_access(&scene, *instance).await,
+            Step::MakePoint { source, point } => self.make_point(&scene, *source, *point).await,
+            Step::Transfer { source, instance, point } => {
+                self.transfer(&scene, *source, *instance, *point).await
+            }
+            Step::ReleasePoints => self.release_points(&scene).await,
+            Step::AwaitUpToDate { instance } => self.await_up_to_date(&scene, *instance).await,
+            Step::Quiesce { instance, wait_seconds } => {
+                let backend = self.core.backends.of(scene.row(*instance)?).await?;
+                let verb =
+                    Quiesce { instance: *instance, epoch: scene.share.epoch, wait_seconds: *wait_seconds };
+                self.ask(&backend, verb).await?;
+                Ok(Done::nothing())
+            }
+            Step::ResumeWrites { instance } => {
+                let backend = self.core.backends.of(scene.row(*instance)?).await?;
+                self.ask(&backend, ResumeWrites { instance: *instance, epoch: scene.share.epoch }).await?;
+                Ok(Done::nothing())
+            }
+            Step::RaiseEpoch => Ok(Done::with(|draft| {
+                draft.share.as_ref().map(|s| Effect::Epoch { epoch: s.epoch.next() }).into_iter().collect()
+            })),
+            Step::Demote { instance, to } => self.demote(&scene, *instance, *to).await,
+            Step::Promote { instance, forced } => self.promote(&scene, *instance, *forced).await,
+            Step::Resize { instance, size_gb } => {
+                let backend = self.core.backends.of(scene.row(*instance)?).await?;
+                let size_bytes = size_gb.saturating_mul(GIB);
+                let verb = ResizeInstance { instance: *instance, epoch: scene.share.epoch, size_bytes };
+                let info = self.ask(&backend, verb).await?.into_inner();
+                Ok(served(*instance, info, &scene.share))
+            }
+            Step::DeleteInstance { instance } => {
+                let Some(backend) = self.placed(&scene, *instance).await? else { return Ok(Done::nothing()) };
+                self.ask(&backend, DeleteInstance { instance: *instance }).await?;
+                Ok(unserved(*instance))
+            }
+            Step::DeleteReplica { instance } => {
+                let Some(backend) = self.placed(&scene, *instance).await? else { return Ok(Done::nothing()) };
+                self.ask(&backend, DeleteReplica { instance: *instance }).await?;
+                Ok(unserved(*instance))
+            }
+        }
+    }
+
+    /// The driver of an instance, unless the instance is nowhere.
+    async fn placed(&self, scene: &Scene, id: InstanceId) -> Result<Option<Backend>, Error> {
+        match scene.row(id) {
+            Ok(row) if row.pool.is_some() => Ok(Some(self.core.backends.of(row).await?)),
+            _ => Ok(None),
+        }
+    }
+
+    async fn place(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
+        if scene.row(id)?.pool.is_some() {
+            return Ok(Done::nothing());
+        }
+        let (Intent::CreateShare { only_host, .. } | Intent::CreateReplica { only_host, .. }) = self.intent()
+        else {
+            return Err(Error::bug("only a creation places an instance"));
+        };
+        let share_type =
+            scene.family.share_type.as_ref().ok_or_else(|| Error::not_found("the share type is gone"))?;
+        let replica = matches!(self.intent(), Intent::CreateReplica { .. });
+        let replication = scene.share.replication.map(|style| {
+            let active = if replica { active_of(&scene.family.instances) } else { None };
+            ReplicationRequest {
+                style,
+                existing: scene.family.instances.iter().filter_map(|i| i.pool.clone()).collect(),
+                active: active.and_then(|a| {
+                    Some((a.pool.clone()?, self.core.backends.capabilities_of(a).unwrap_or_default()))
+                }),
+                new_instances: 1,
+            }
+        });
+        let request = PlacementRequest {
+            size_gb: scene.share.size_gb,
+            protocol: scene.share.protocol.clone(),
+            extra_specs: share_type.extra_specs.clone(),
+            availability_zone: scene.row(id)?.availability_zone.clone(),
+            replication,
+            only_host,
+        };
+        let pools = self.core.pool_views().await.map_err(|e| Error::unavailable(e.to_string()))?;
+        let address =
+            place(&request, &pools).map_err(|e| Error::new(ErrorKind::OutOfSpace, e.to_string()))?;
+        let zone = self.core.backends.zone_of(&address.backend);
+        Ok(Done::with(move |draft| {
+            let now = draft.now;
+            if let Some(row) = draft.instance_mut(id) {
+                row.pool = Some(address.clone());
+                row.availability_zone.clone_from(&zone);
+                row.scheduled_at = Some(now);
+            }
+            Vec::new()
+        }))
+    }
+
+    async fn spec(&self, scene: &Scene, id: InstanceId) -> Result<(Backend, InstanceSpec), Error> {
+        let row = scene.row(id)?;
+        let backend = self.core.backends.of(row).await?;
+        let pool = row.pool.as_ref().map(|p: &PoolAddress| p.pool.clone()).unwrap_or_default();
+        let driver = self.core.backends.driver_of(row);
+        let options: Map<String, Value> = scene
+            .family
+            .share_type
+            .iter()
+            .flat_map(|t| &t.extra_specs)
+            .filter_map(|(key, value)| {
+                let (scope, key) = key.split_once(':')?;
+                (scope == driver).then(|| (key.to_owned(), Value::String(value.clone())))
+            })
+            .collect();
+        let spec = InstanceSpec {
+            instance: id,
+            resource: scene.share.id,
+            kind: ResourceKind::Share,
+            pool,
+            size_bytes: scene.share.size_gb.saturating_mul(GIB),
+            protocol: scene.share.protocol.clone(),
+            epoch: scene.share.epoch,
+            replication: scene.share.replication.map(|style| ReplicationSpec { style, instances: 2 }),
+            options,
+        };
+        Ok((backend, spec))
+    }
+
+    async fn apply_access(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
+        let row = scene.row(id)?;
+        let backend = self.core.backends.of(row).await?;
+        let access = AccessSpec {
+            rules: super::rules::wanted(&scene.family.rules, id),
+            read_only: row.cast_rules_to_readonly,
+        };
+        let verb = UpdateAccess { instance: id, epoch: scene.share.epoch, access };
+        let report = self.ask(&backend, verb).await?.into_inner();
+        Ok(Done::with(move |draft| {
+            super::rules::applied(draft, id, &report);
+            Vec::new()
+        }))
+    }
+
+    async fn demote(&self, scene: &Scene, id: InstanceId, to: Demotion) -> Result<Done, Error> {
+        let backend = self.core.backends.of(scene.row(id)?).await?;
+        let epoch = scene.share.epoch;
+        let info = self.ask(&backend, DemoteReplica { instance: id, epoch, to }).await?.into_inner();
+        let read_only = scene.share.replication == Some(Style::Readable);
+        Ok(Done::with(move |draft| {
+            set_exports(draft, id, &info);
+            if let Some(row) = draft.instance_mut(id) {
+                row.epoch = epoch;
+                row.cast_rules_to_readonly = read_only;
+                row.fenced = to == Demotion::Fenced;
+                row.unfenced = false;
+            }
+            Vec::new()
+        }))
+    }
+
+    async fn promote(&self, scene: &Scene, id: InstanceId, forced: bool) -> Result<Done, Error> {
+        let row = scene.row(id)?;
+        let backend = self.core.backends.of(row).await?;
+        let (epoch, point) = (scene.share.epoch, row.point.clone());
+        let held = point.as_ref().map(|p| p.info.id);
+        let promotion =
+            if forced { Promotion::Forced { point: held } } else { Promotion::Planned { point: held } };
+        let info = self.ask(&backend, PromoteReplica { instance: id, epoch, promotion }).await?.into_inner();
+        let remark = forced.then(|| lost(row, self.core.clock.now()));
+        let rows = move |draft: &mut Draft| {
+            set_exports(draft, id, &info);
+            let mut effects = vec![Effect::ReplicaState { instance: id, state: Some(ReplicaState::Active) }];
+            for other in &mut draft.instances {
+                if other.id == id {
+                    other.epoch = epoch;
+                    other.cast_rules_to_readonly = false;
+                    (other.fenced, other.unfenced) = (false, false);
+                    other.reason = None;
+                } else if other.replica_state == Some(ReplicaState::Active) {
+                    // Planned: the old active made the point that the new one has. Forced: nobody knows yet.
+                    other.unfenced = forced;
+                    if !forced {
+                        other.point.clone_from(&point);
+                    }
+                    let state = if forced || point.is_none() {
+                        ReplicaState::OutOfSync
+                    } else {
+                        ReplicaState::InSync
+                    };
+                    effects.push(Effect::ReplicaState { instance: other.id, state: Some(state) });
+                }
+            }
+            if let Some(share) = &mut draft.share {
+                share.points = point.iter().cloned().collect();
+            }
+            effects
+        };
+        Ok(Done { bytes: None, remark, rows: Box::new(rows) })
+    }
+
+    /// Brings an instance back to what its role says, at the share's epoch.
+    async fn ensure(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
+        let row = scene.row(id)?;
+        let backend = self.core.backends.of(row).await?;
+        let epoch = scene.share.epoch;
+        let seen = self.ask(&backend, ObserveInstance { instance: id }).await?;
+        let seen = seen.ok_or_else(|| Error::not_found(format!("the storage of instance {id} is gone")))?;
+        let is_active = row.replica_state.is_none_or(|s| s == ReplicaState::Active);
+        if is_active && seen.role != Role::Active {
+            let promotion = Promotion::Planned { point: row.point.as_ref().map(|p| p.info.id) };
+            self.ask(&backend, PromoteReplica { instance: id, epoch, promotion }).await?;
+        } else if !is_active && seen.role == Role::Active {
+            let to = if row.fenced { Demotion::Fenced } else { Demotion::Secondary };
+            self.ask(&backend, DemoteReplica { instance: id, epoch, to }).await?;
+        }
+        let info = self.ask(&backend, EnsureInstance { instance: id, epoch }).await?.into_inner();
+        Ok(served(id, info, &scene.share))
+    }
+
+    async fn connect(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
+        let (active, row) = (scene.active()?, scene.row(id)?);
+        let (source, dest) = (self.core.backends.of(active).await?, self.core.backends.of(row).await?);
+        let here = self.ask(&source, GetEndpoint { instance: active.id }).await?;
+        let there = self.ask(&dest, GetEndpoint { instance: id }).await?;
+        let epoch = scene.share.epoch;
+        self.ask(&dest, ConnectPeers { instance: id, epoch, peer: here, authoritative: false }).await?;
+        self.ask(&source, ConnectPeers { instance: active.id, epoch, peer: there, authoritative: true })
+            .await?;
+        Ok(Done::nothing())
+    }
+
+    async fn disconnect(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
+        if let Ok(active) = scene.active()
+            && active.id != id
+        {
+            let source = self.core.backends.of(active).await?;
+            self.ask(&source, DisconnectPeers { instance: active.id, peer: id }).await?;
+            if let Some(dest) = self.placed(scene, id).await? {
+                self.ask(&dest, DisconnectPeers { instance: id, peer: active.id }).await?;
+            }
+        }
+        Ok(Done::nothing())
+    }
+}
+
+/// What a forced promotion may have lost, for a person.
+fn lost(row: &Instance, now: Timestamp) -> String {
+    match &row.point {
+        Some(PointRecord { made_at, .. }) => format!(
+            "forced: what was written after {} ({} s before) may be lost; the old active is unfenced until it is seen again",
+            made_at.iso(),
+            now.seconds_since(*made_at)
+        ),
+        None => "forced: this replica had no whole point; everything may be lost; the old active is unfenced until it is seen again".into(),
+    }
+}
+
+/// The rows that follow from a call that serves an instance.
+fn served(id: InstanceId, info: InstanceInfo, share: &Share) -> Done {
+    let epoch = share.epoch;
+    Done::with(move |draft| {
+        set_exports(draft, id, &info);
+        if let Some(row) = draft.instance_mut(id) {
+            row.epoch = epoch;
+        }
+        Vec::new()
+    })
+}
+
+/// The rows that follow from a removal that the instance's row outlives.
+fn unserved(id: InstanceId) -> Done {
+    Done::with(move |draft| {
+        set_exports(draft, id, &InstanceInfo::default());
+        Vec::new()
+    })
+}
+
+/// Takes over exports; those whose path stays keep their id.
+fn set_exports(draft: &mut Draft, id: InstanceId, info: &InstanceInfo) {
+    let now = draft.now;
+    let Some(row) = draft.instance_mut(id) else { return };
+    let old = std::mem::take(&mut row.exports);
+    row.exports = info
+        .exports
+        .iter()
+        .map(|new| match old.iter().find(|o| o.path == new.path) {
+            Some(kept) if kept.preferred == new.preferred && kept.admin_only == new.admin_only => {
+                kept.clone()
+            }
+            Some(kept) => Export {
+                preferred: new.preferred,
+                admin_only: new.admin_only,
+                updated_at: Some(now),
+                ..kept.clone()
+            },
+            None => Export {
+                id: Uuid::new_v4(),
+                path: new.path.clone(),
+                preferred: new.preferred,
+                admin_only: new.admin_only,
+                created_at: now,
+                updated_at: None,
+            },
+        })
+        .collect();
+}
