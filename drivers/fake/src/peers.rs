@@ -1,0 +1,153 @@
+//! Storage that replicates by itself: links between instances, and what flows over them.
+
+use tandem_sdk::{ConnectPeers, Endpoint, Error, InstanceId, Outcome, Result, Role, Style};
+
+use crate::driver::Fake;
+use crate::instance::{Instance, find};
+use crate::world::{Data, Sites};
+
+/// The replication protocol.
+pub(crate) const PROTOCOL: &str = "fake-link/1";
+/// How many reports a resync takes.
+pub(crate) const RESYNC: u32 = 2;
+
+impl Fake {
+    pub(crate) fn address(&self, id: InstanceId) -> Endpoint {
+        let data = serde_json::json!({ "site": self.config.site });
+        Endpoint { instance: id, protocol: PROTOCOL.to_owned(), data }
+    }
+
+    pub(crate) fn connect(&self, sites: &mut Sites, call: ConnectPeers) -> Result<Outcome<()>> {
+        if call.peer.protocol != PROTOCOL {
+            return Err(Error::invalid(format!("the protocol `{}` is not spoken here", call.peer.protocol)));
+        }
+        if call.peer.instance == call.instance {
+            return Err(Error::invalid("an instance is no peer of itself"));
+        }
+        let instance = find(sites, &self.config.site, call.instance)?;
+        instance.admit(call.epoch)?;
+        match instance.peers.get(&call.peer.instance) {
+            Some(authoritative) if *authoritative == call.authoritative => return Ok(Outcome::Unchanged(())),
+            Some(_) => {
+                return Err(Error::conflict(format!(
+                    "instance {} is connected to {} the other way round; disconnect them first",
+                    call.instance, call.peer.instance
+                )));
+            }
+            None => instance.peers.insert(call.peer.instance, call.authoritative),
+        };
+        link(sites, call.instance, call.peer.instance);
+        Ok(Outcome::Changed(()))
+    }
+
+    pub(crate) fn disconnect(
+        &self,
+        sites: &mut Sites,
+        id: InstanceId,
+        peer: InstanceId,
+    ) -> Result<Outcome<()>> {
+        let instance = find(sites, &self.config.site, id)?;
+        Ok(match instance.peers.remove(&peer) {
+            Some(_) => {
+                if instance.role != Role::Active {
+                    instance.up_to_date = false;
+                }
+                instance.split_brain = None;
+                Outcome::Changed(())
+            }
+            None => Outcome::Unchanged(()),
+        })
+    }
+}
+
+/// Once both sides know each other: who follows whom.
+fn link(sites: &mut Sites, one: InstanceId, other: InstanceId) {
+    let (Some(a), Some(b)) = (get(sites, one).cloned(), get(sites, other).cloned()) else { return };
+    let (Some(a_wins), Some(b_wins)) = (a.peers.get(&other), b.peers.get(&one)) else { return };
+    let same = a.data == b.data;
+    match (a_wins, b_wins) {
+        (true, false) => resync(sites, other, same),
+        (false, true) => resync(sites, one, same),
+        _ if same => [one, other].into_iter().for_each(|id| resync(sites, id, true)),
+        _ => {
+            for id in [one, other] {
+                if let Some(instance) = get_mut(sites, id) {
+                    instance.split_brain = Some("both sides hold changes that the other lacks".to_owned());
+                }
+            }
+        }
+    }
+}
+
+fn resync(sites: &mut Sites, id: InstanceId, same: bool) {
+    if let Some(instance) = get_mut(sites, id) {
+        instance.up_to_date = same;
+        instance.resync_left = if same { 0 } else { RESYNC };
+    }
+}
+
+/// One step of a resync, if one is needed and a source is there.
+pub(crate) fn advance(sites: &mut Sites, site: &str, id: InstanceId) {
+    let Some(instance) = get(sites, id) else { return };
+    if instance.up_to_date || !follows(instance) || sites.get(site).is_none_or(|s| s.down) {
+        return;
+    }
+    let Some(data) = source_of(sites, instance) else { return };
+    let Some(instance) = get_mut(sites, id) else { return };
+    if instance.resync_left == 0 {
+        // It lost its source in between and starts again.
+        instance.resync_left = RESYNC;
+    }
+    instance.resync_left -= 1;
+    if instance.resync_left == 0 {
+        instance.data = data;
+        instance.up_to_date = true;
+    }
+}
+
+/// What an acknowledged write does to the peers: they get it now, or fall behind.
+pub(crate) fn propagate(sites: &mut Sites, site: &str, id: InstanceId) {
+    let Some(active) = sites.get(site).and_then(|s| s.instances.get(&id)).cloned() else { return };
+    for peer in active.peers.keys() {
+        let up = site_of(sites, *peer).is_some_and(|s| sites.get(&s).is_some_and(|s| !s.down));
+        if let Some(peer) = get_mut(sites, *peer)
+            && follows(peer)
+            && peer.epoch <= active.epoch
+        {
+            let linked = peer.peers.contains_key(&id);
+            if up && linked && peer.up_to_date {
+                peer.data.clone_from(&active.data);
+            } else {
+                peer.up_to_date = false;
+            }
+        }
+    }
+}
+
+fn follows(instance: &Instance) -> bool {
+    instance.role == Role::Secondary
+        || (instance.role == Role::Active && instance.style() == Some(Style::Writable))
+}
+
+/// The data of the active peer that an instance follows.
+fn source_of(sites: &Sites, instance: &Instance) -> Option<Data> {
+    instance.peers.keys().find_map(|peer| {
+        let up = site_of(sites, *peer).is_some_and(|s| sites.get(&s).is_some_and(|s| !s.down));
+        get(sites, *peer)
+            .filter(|p| up && p.role == Role::Active && p.up_to_date && p.epoch >= instance.epoch)
+            .filter(|p| p.peers.contains_key(&instance.spec.instance))
+            .map(|p| p.data.clone())
+    })
+}
+
+fn site_of(sites: &Sites, id: InstanceId) -> Option<String> {
+    sites.iter().find(|(_, site)| site.instances.contains_key(&id)).map(|(name, _)| name.clone())
+}
+
+fn get(sites: &Sites, id: InstanceId) -> Option<&Instance> {
+    sites.values().find_map(|site| site.instances.get(&id))
+}
+
+fn get_mut(sites: &mut Sites, id: InstanceId) -> Option<&mut Instance> {
+    sites.values_mut().find_map(|site| site.instances.get_mut(&id))
+}
