@@ -53,11 +53,11 @@ pub struct ShareQuery {
     pub or_public: bool,
     /// Exact name.
     pub name: Option<String>,
-    /// Name contains.
+    /// Name contains; ASCII letters of any case.
     pub name_contains: Option<String>,
     /// Exact description.
     pub description: Option<String>,
-    /// Description contains.
+    /// Description contains; ASCII letters of any case.
     pub description_contains: Option<String>,
     /// Status of the instance that speaks for it (an active replica, or the only instance).
     pub status: Option<InstanceStatus>,

@@ -191,6 +191,9 @@ pub(crate) async fn shares_by_speaker(store: &dyn Store) {
     assert_eq!(shares(store, with(InstanceStatus::Error)).await, [1]);
     assert_eq!(shares(store, with(InstanceStatus::ReplicationChange)).await, [2]);
     assert_eq!(shares(store, with(InstanceStatus::Available)).await, [0_u64; 0]);
+    let zone = |zone: &str| ShareQuery { availability_zone: Some(zone.into()), ..ascending() };
+    assert_eq!(shares(store, zone("z")).await, [1]);
+    assert_eq!(shares(store, zone("a")).await, [0_u64; 0]);
 }
 
 pub(crate) async fn instances_filter(store: &dyn Store) {
@@ -212,7 +215,9 @@ pub(crate) async fn instances_filter(store: &dyn Store) {
 
     let d = InstanceQuery::default;
     let ids = |ids: &[u64]| Some(ids.iter().copied().map(instance_id).collect::<Vec<_>>());
-    let cases: [(InstanceQuery, &[u64]); 17] = [
+    let cases: [(InstanceQuery, &[u64]); 19] = [
+        (InstanceQuery { share_ids: Some([2, 99].map(share_id).to_vec()), ..d() }, &[13, 14]),
+        (InstanceQuery { share_ids: Some(vec![]), ..d() }, &[]),
         (d(), &[19, 12, 13, 14]),
         (InstanceQuery { share_id: Some(share_id(1)), ..d() }, &[19, 12]),
         (InstanceQuery { project_id: Some("q".into()), ..d() }, &[13]),

@@ -67,7 +67,8 @@ impl State {
         let has = |part: &Option<String>, value: Option<&String>| {
             part.as_ref().is_none_or(|part| contains(value, part))
         };
-        let status = || share.representative(instances).map(|i| i.status);
+        let speaker = || share.representative(instances);
+        let zone = || speaker().and_then(|i| i.availability_zone.as_ref());
         query
             .project_id
             .as_ref()
@@ -76,7 +77,8 @@ impl State {
             && is(&query.description, &share.description)
             && has(&query.name_contains, share.name.as_ref())
             && has(&query.description_contains, share.description.as_ref())
-            && query.status.is_none_or(|wanted| status() == Some(wanted))
+            && query.status.is_none_or(|wanted| speaker().map(|i| i.status) == Some(wanted))
+            && query.availability_zone.as_ref().is_none_or(|wanted| zone() == Some(wanted))
             && query.host.as_ref().is_none_or(|h| {
                 instances.iter().any(|i| i.pool.as_ref().is_some_and(|p| p.to_string() == *h))
             })
@@ -113,6 +115,7 @@ impl State {
     fn admits_instance(&self, instance: &Instance, query: &InstanceQuery) -> bool {
         let replicates = || self.shares.get(&instance.share_id).is_some_and(|s| s.replication.is_some());
         query.share_id.is_none_or(|id| id == instance.share_id)
+            && query.share_ids.as_ref().is_none_or(|ids| ids.contains(&instance.share_id))
             && query.project_id.as_ref().is_none_or(|p| *p == instance.project_id)
             && query.ids.as_ref().is_none_or(|ids| ids.contains(&instance.id))
             && (!query.replicas_only || replicates())

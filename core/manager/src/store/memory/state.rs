@@ -95,7 +95,12 @@ impl State {
 
     fn apply_all(&mut self, batch: Batch, undo: &mut Vec<Undo>) -> Result<()> {
         for gone in batch.gone {
-            self.check(gone.key())?;
+            let key = gone.key();
+            if key.2 == 0 {
+                // Version 0 is that of a row which is not there.
+                return Err(StoreError::Conflict(key.0.describe(&key.1)));
+            }
+            self.check(key)?;
             undo.push(self.remove(gone));
         }
         for row in batch.put {

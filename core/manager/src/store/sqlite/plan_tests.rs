@@ -1,1 +1,1 @@
-
+//! Which index each of the main queries uses.

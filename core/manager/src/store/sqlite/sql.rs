@@ -66,14 +66,15 @@ pub(super) const PRUNABLE: &str = "\
 pub(super) const DROP_LOG: &str = "DELETE FROM events WHERE op = ?";
 pub(super) const DROP_OPERATION: &str = "DELETE FROM operations WHERE id = ?";
 
-/// A column of the instance that speaks for share `s`: the order of `Share::representative`.
+/// A column of the instance that speaks for share `s`: the order of `Share::representative`. The share is joined again
+/// because SQLite lets no ORDER BY see the statement around it.
 macro_rules! representative {
     ($column:literal) => {
         concat!(
             "(SELECT r.",
             $column,
-            " FROM instances r WHERE r.share_id = s.id ORDER BY (s.replicates AND r.replica_state IS NOT 'active'), \
-             CASE r.status WHEN 'replication_change' THEN 0 WHEN 'migrating' THEN 1 WHEN 'available' THEN 2 \
+            " FROM shares t JOIN instances r ON r.share_id = t.id WHERE t.id = s.id \
+             ORDER BY (t.replicates AND r.replica_state IS NOT 'active'), CASE r.status WHEN 'replication_change' THEN 0 WHEN 'migrating' THEN 1 WHEN 'available' THEN 2 \
              WHEN 'error' THEN 3 ELSE 4 END, r.created_at, r.id LIMIT 1)"
         )
     };
@@ -155,6 +156,9 @@ fn filter_shares(select: &mut Select, query: &ShareQuery) {
     if let Some(host) = &query.host {
         select.text(" AND s.id IN (SELECT i.share_id FROM instances i WHERE i.host = ", host, ")");
     }
+    if let Some(zone) = &query.availability_zone {
+        select.text(concat!(" AND ", representative!("availability_zone"), " = "), zone, "");
+    }
     if let Some(types) = &query.share_types {
         let types = list(types.iter().copied());
         select.text(" AND s.share_type_id IN (SELECT value FROM json_each(", types, "))");
@@ -198,6 +202,10 @@ pub(super) fn count_shares(query: &ShareQuery) -> QueryBuilder<Sqlite> {
 
 fn filter_instances(select: &mut Select, query: &InstanceQuery) {
     select.opt(" AND i.share_id = ", query.share_id);
+    if let Some(shares) = &query.share_ids {
+        let shares = list(shares.iter().map(|id| id.0));
+        select.text(" AND i.share_id IN (SELECT value FROM json_each(", shares, "))");
+    }
     select.opt(" AND i.project_id = ", query.project_id.as_ref());
     if let Some(ids) = &query.ids {
         let ids = list(ids.iter().map(|id| id.0));
