@@ -57,6 +57,7 @@ const ADMIN: &[(&str, &str)] = &[
     ("share", "update_admin_only_metadata"),
     ("share_backup", "get_all_project reset_status"),
     ("share_export_location", "update_admin_only_metadata"),
+    ("tandem", "read operate"), // Tandem's own API, /v1
     ("share_group", "force_delete reset_status"),
     ("share_group_snapshot", "force_delete reset_status"),
     ("share_group_type", "create delete list_project_access add_project_access remove_project_access"),
