@@ -3,10 +3,20 @@
 //! A request passes, in Manila's order: request id, size limit, authentication, route, microversion, body,
 //! project of the path, version window, handler (which checks policy, parses and calls the manager).
 
+mod app;
 pub mod auth;
+mod call;
+mod discovery;
 mod fault;
+mod manila;
 pub mod microversion;
 mod page;
 pub mod policy;
 mod python;
+mod router;
+mod routes;
 mod watch;
+
+pub use app::{App, Settings};
+pub use router::router;
+pub use routes::{calls, later_calls};
