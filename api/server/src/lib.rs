@@ -10,6 +10,7 @@ mod discovery;
 mod fault;
 mod manila;
 pub mod microversion;
+pub mod native;
 mod page;
 pub mod policy;
 mod python;
