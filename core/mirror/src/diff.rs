@@ -29,6 +29,7 @@ pub enum Source {
 
 /// One change, in the order of the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // each lives for one turn of a loop
 pub enum Change {
     /// The path, and what is below it, goes.
     Remove(Vec<u8>),

@@ -138,10 +138,12 @@ fn gone(e: &std::io::Error) -> bool {
 }
 
 /// Describes the tree into `out`. Hashes are taken from `previous`, an earlier manifest of the same tree on this host,
-/// for files whose inode, size and times did not change since.
+/// for files whose inode, size and times did not change since. `root_mode` is described instead of the permissions that
+/// the root has, when its keeper took some away.
 pub fn scan<R: Read, W: std::io::Write>(
     tree: &Tree,
     previous: Option<ManifestReader<R>>,
+    root_mode: Option<u32>,
     out: &mut ManifestWriter<W>,
     control: &Control<'_>,
 ) -> Result<ScanReport> {
@@ -176,7 +178,10 @@ pub fn scan<R: Read, W: std::io::Write>(
             batch.push(job);
         }
         if batch.len() == BATCH || (ended && !batch.is_empty()) {
-            for entry in finish(tree, std::mem::take(&mut batch), &mut report, control)? {
+            for mut entry in finish(tree, std::mem::take(&mut batch), &mut report, control)? {
+                if let (true, Some(mode)) = (entry.path.is_empty(), root_mode) {
+                    entry.meta.mode = mode;
+                }
                 out.push(&entry)?;
             }
         }

@@ -14,13 +14,27 @@ use crate::tree::{Tree, mtime_of};
 /// Larger files are not read again to tell whether they changed.
 const READ_AGAIN: u64 = 16 * 1024 * 1024;
 
+/// Whether the permissions of a tree's root count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootMode {
+    /// They do.
+    Counts,
+    /// They do not: its keeper takes them away and gives them back.
+    Aside,
+}
+
 /// Whether the tree differs from an earlier manifest of it on this host: one stat a name, nothing read. Ends at the
 /// first difference.
 ///
 /// What was changed within the tick of the clock in which the manifest was made has no identity in it; it is compared by
 /// length, owner, permissions and time, and a file by its content, so that nothing is missed. A large such file counts
 /// as changed.
-pub fn changed<R: Read>(tree: &Tree, mut manifest: ManifestReader<R>, control: &Control<'_>) -> Result<bool> {
+pub fn changed<R: Read>(
+    tree: &Tree,
+    mut manifest: ManifestReader<R>,
+    root: RootMode,
+    control: &Control<'_>,
+) -> Result<bool> {
     let mut walk = Walk::new(tree);
     let mut links = Links::default();
     loop {
@@ -32,6 +46,9 @@ pub fn changed<R: Read>(tree: &Tree, mut manifest: ManifestReader<R>, control: &
                 let same = match (&entry.kind, leader) {
                     (Kind::HardLink { to }, Some(leader)) => *to == leader,
                     (Kind::HardLink { .. }, None) | (_, Some(_)) => false,
+                    (Kind::Dir, None) if entry.path.is_empty() && root == RootMode::Aside => {
+                        met.kind() == FileType::Directory && entry.meta.mtime == mtime_of(&met.st)
+                    }
                     _ if entry.local.is_some() => is_known(&entry, &met),
                     _ => looks_same(&entry.kind, &entry.meta, &met) && reads_same(tree, &entry, control)?,
                 };

@@ -110,6 +110,7 @@ impl Resume {
 
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // each lives for one turn of a loop
 pub(crate) enum Frame {
     Header(Header),
     /// The path goes.

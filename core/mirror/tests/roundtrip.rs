@@ -1,5 +1,7 @@
 //! A tree goes full, then by increments, and is the same each time to an independent tool.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,5 @@
 //! Trees of every kind, and a sync of one into another through a real pipe.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -173,7 +173,7 @@ pub fn assert_same(left: &Path, right: &Path) {
 pub fn describe(tree: &Path, previous: Option<&Path>, to: &Path) -> Summary {
     let previous = previous.map(|p| ManifestReader::open(p).unwrap());
     let mut out = ManifestWriter::create(to).unwrap();
-    scan(&Tree::open(tree).unwrap(), previous, &mut out, &Control::none()).unwrap();
+    scan(&Tree::open(tree).unwrap(), previous, None, &mut out, &Control::none()).unwrap();
     out.finish_durable().unwrap()
 }
 

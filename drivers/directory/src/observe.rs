@@ -1,0 +1,228 @@
+//! What is really there: pools, instances, how full they are.
+
+use std::fs;
+
+use tandem_sdk::contract::{
+    AttachKind, Capabilities, Epoch, Health, InstanceId, Observation, PointId, PointInfo, Pool,
+    ReplicaReport, ReplicaState, ReplicationCapability, ResourceId, ResumeToken, Role, Style, Transport,
+};
+use tandem_sdk::mirror::{self, Control, ManifestReader, RootMode, STREAM_FORMAT};
+use tandem_sdk::{Error, OpContext, Result};
+
+use crate::TOKEN;
+use crate::config::Config;
+use crate::store::{Instance, Meta, Store, from_mirror, io_error};
+
+/// What a folder can do.
+pub(crate) fn capabilities(config: &Config) -> Capabilities {
+    Capabilities {
+        resources: vec![tandem_sdk::contract::ResourceKind::Share],
+        share_protocols: vec!["NFS".to_owned()],
+        extend: true,
+        shrink: true,
+        thin: true,
+        replication: Some(ReplicationCapability {
+            styles: vec![Style::Readable, Style::Dr],
+            transport: Transport::Streamed { formats: vec![STREAM_FORMAT.to_owned()], resumable: true },
+            domain: Some(config.replication_domain.clone()),
+            max_instances: None,
+            quiesce: false,
+            lag_bytes: false,
+        }),
+        attach: Some(AttachKind::Tree),
+        ..Capabilities::default()
+    }
+}
+
+const GIB: u64 = 1 << 30;
+
+/// The one pool.
+pub(crate) fn pools(store: &Store) -> Result<Vec<Pool>> {
+    let root = &store.config.root;
+    let disk = rustix::fs::statvfs(root).map_err(|e| io_error("stat", root, &e.into()))?;
+    let mut allocated = 0u64;
+    for id in instances(store)? {
+        if let Some(instance) = store.find(id)? {
+            allocated = allocated.saturating_add(instance.meta.size_bytes);
+        }
+    }
+    let (mut total, mut free) = (disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize);
+    if let Some(capacity) = store.config.capacity_gib.map(|gib| gib.saturating_mul(GIB)) {
+        total = total.min(capacity);
+        free = free.min(capacity.saturating_sub(allocated));
+    }
+    let warning = (free < total / 20).then(|| format!("less than 5 % of `{}` is free", root.display()));
+    Ok(vec![Pool {
+        name: store.config.pool.clone(),
+        total_bytes: Some(total),
+        free_bytes: Some(free),
+        allocated_bytes: Some(allocated),
+        warning,
+        ..Pool::default()
+    }])
+}
+
+/// Every instance, those included whose making or removal was interrupted.
+pub(crate) fn instances(store: &Store) -> Result<Vec<InstanceId>> {
+    let dir = store.instances();
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&dir).map_err(|e| io_error("list", &dir, &e))? {
+        let name = entry.map_err(|e| io_error("list", &dir, &e))?.file_name();
+        let name = name.to_string_lossy();
+        if let Ok(id) = name.strip_prefix(".new-").unwrap_or(&name).parse() {
+            found.push(id);
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+/// Bytes that the current tree takes.
+pub(crate) fn used(instance: &Instance, cx: &OpContext) -> Result<u64> {
+    if instance.meta.version == 0 {
+        return Ok(0);
+    }
+    let cancelled = || cx.is_cancelled();
+    let control = Control::new(&cancelled, &|_| {});
+    mirror::usage(&instance.open_tree()?, &control).map_err(|e| from_mirror(&e))
+}
+
+/// The sentence about a share that outgrew its size.
+pub(crate) fn over_size(meta: &Meta, used: u64) -> Option<String> {
+    (used > meta.size_bytes).then(|| {
+        format!(
+            "over size: the share holds {used} bytes and its size is {}; a folder cannot stop it, but what is over \
+             is not replicated; extend the share or delete files",
+            meta.size_bytes
+        )
+    })
+}
+
+/// Points that the instance holds, oldest first.
+fn points(meta: &Meta) -> Vec<PointInfo> {
+    match meta.role {
+        Role::Active | Role::Fenced if meta.point.is_none() => meta.points.clone(),
+        Role::Active => meta.points.clone(),
+        _ => meta.point.iter().cloned().collect(),
+    }
+}
+
+/// Where a cut transfer continues.
+fn resume(instance: &Instance) -> Result<Option<ResumeToken>> {
+    let Some(staged) = instance.staged()? else { return Ok(None) };
+    let to = std::str::from_utf8(&staged.label).ok().and_then(|text| text.parse::<PointId>().ok());
+    let data = serde_json::json!({
+        "have": staged.resume.to_text(),
+        "from": staged.base.map(|root| mirror::hex(&root)),
+        "root": mirror::hex(&staged.root),
+        "bytes": staged.bytes,
+    });
+    Ok(Some(ResumeToken { kind: TOKEN.0.to_owned(), version: TOKEN.1, to, data }))
+}
+
+fn health(instance: &Instance, used: u64) -> Health {
+    let meta = &instance.meta;
+    if meta.deleting {
+        return Health::Failed { reason: "its deletion was interrupted; delete it again".to_owned() };
+    }
+    if meta.version > 0 && !instance.tree().is_dir() {
+        let reason = format!("its folder `{}` is missing", instance.tree().display());
+        return Health::Failed { reason };
+    }
+    if meta.is_served() && !instance.is_exported() {
+        return Health::Degraded {
+            reason: "it is not exported; it is once the server confirmed its epoch".to_owned(),
+        };
+    }
+    over_size(meta, used).map_or(Health::Ok, |reason| Health::Degraded { reason })
+}
+
+/// What is there of an instance.
+pub(crate) fn observe(store: &Store, id: InstanceId, cx: &OpContext) -> Result<Option<Observation>> {
+    let Some(instance) = store.find(id)? else {
+        let leftover = store.unfinished(id).exists() || store.instances().join(id.to_string()).exists();
+        return Ok(leftover.then(|| Observation {
+            resource: ResourceId(uuid::Uuid::nil()),
+            role: Role::Unknown,
+            epoch: Epoch(0),
+            size_bytes: 0,
+            used_bytes: None,
+            exports: Vec::new(),
+            read_only: true,
+            quiesced: false,
+            points: Vec::new(),
+            resume: None,
+            health: Health::Failed {
+                reason: "its making or deletion was interrupted; make or delete it again".into(),
+            },
+        }));
+    };
+    let meta = &instance.meta;
+    let used = if instance.tree().is_dir() { used(&instance, cx)? } else { 0 };
+    Ok(Some(Observation {
+        resource: meta.spec.resource,
+        role: meta.role,
+        epoch: meta.epoch,
+        size_bytes: meta.size_bytes,
+        used_bytes: Some(used),
+        exports: instance.exports(),
+        read_only: !meta.is_writable(),
+        quiesced: false,
+        points: points(meta),
+        resume: resume(&instance)?,
+        health: health(&instance, used),
+    }))
+}
+
+/// State and newest point; of the active one also whether anything changed since.
+pub(crate) fn replica_state(
+    store: &Store,
+    id: InstanceId,
+    epoch: Epoch,
+    cx: &OpContext,
+) -> Result<ReplicaReport> {
+    let instance = store.existing(id)?;
+    let meta = &instance.meta;
+    if epoch < meta.epoch {
+        return Err(Error::stale_epoch(epoch, meta.epoch));
+    }
+    let newest = points(meta).pop();
+    let state = match meta.role {
+        _ if meta.deleting => ReplicaState::Error,
+        Role::Active => ReplicaState::Active,
+        Role::Secondary if meta.point.is_some() => ReplicaState::InSync,
+        _ => ReplicaState::OutOfSync,
+    };
+    let changed =
+        if meta.role == Role::Active { Some(changed_since(&instance, newest.as_ref(), cx)?) } else { None };
+    let used = newest
+        .as_ref()
+        .and_then(|p| mirror::read_summary(&instance.point_file(p.id, "manifest")).ok())
+        .map_or(0, |summary| summary.allocated);
+    Ok(ReplicaReport {
+        state,
+        changed_since_point: changed,
+        newest_point: newest,
+        lag_bytes: None,
+        up_to_date: None,
+        resync: None,
+        split_brain: None,
+        health: health(&instance, used),
+    })
+}
+
+/// Whether the live tree differs from a point of it.
+pub(crate) fn changed_since(instance: &Instance, point: Option<&PointInfo>, cx: &OpContext) -> Result<bool> {
+    let Some(point) = point else { return Ok(true) };
+    // Files that were sent newer than the point says are changes since.
+    if instance.point_file(point.id, "variants").exists() {
+        return Ok(true);
+    }
+    let manifest =
+        ManifestReader::open(&instance.point_file(point.id, "manifest")).map_err(|e| from_mirror(&e))?;
+    let cancelled = || cx.is_cancelled();
+    let control = Control::new(&cancelled, &|_| {});
+    let root = if instance.meta.root_mode.is_some() { RootMode::Aside } else { RootMode::Counts };
+    mirror::changed(&instance.open_tree()?, manifest, root, &control).map_err(|e| from_mirror(&e))
+}
