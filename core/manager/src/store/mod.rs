@@ -5,6 +5,7 @@
 //! [`StoreError::Conflict`], and the caller reads again. Nobody holds a lock between reading and writing.
 
 mod keys;
+pub mod kill_at;
 pub mod memory;
 mod query;
 pub mod sqlite;
