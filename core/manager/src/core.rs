@@ -1,6 +1,7 @@
 //! What every part of the manager shares.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tandem_contract::{InstanceId, ResourceId};
 use tokio::sync::Notify;
@@ -35,6 +36,8 @@ pub(crate) struct Core {
     pub tasks: TaskTracker,
     /// Wakes the runner: something was admitted, or ended.
     pub wake: Notify,
+    /// Whether everything that a crash interrupted is in the queue.
+    pub recovered: AtomicBool,
     /// Ends every task of the manager.
     pub stop: CancellationToken,
 }

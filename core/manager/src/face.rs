@@ -198,7 +198,8 @@ pub struct Finding {
 #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// The `host` of `host@backend#pool`; the machine's name by default.
+    /// The `host` of `host@backend#pool`; set by whoever starts the manager.
+    #[serde(skip)]
     pub host: String,
     /// Syncs that run at once.
     pub concurrent_syncs: usize,

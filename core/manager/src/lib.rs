@@ -25,6 +25,8 @@ mod reconcile;
 mod run;
 #[path = "schedule_placeholder.rs"]
 pub mod schedule;
+#[cfg(test)]
+mod states_doc;
 pub mod store;
 
 pub use backends::{BackendConfig, OpenBackend};

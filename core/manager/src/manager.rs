@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tandem_contract::{AccessLevel, InstanceId, OpId, Progress, ReplicaState, ResourceId};
 use tokio::sync::Notify;
@@ -52,6 +53,7 @@ impl Manager {
             points: Keyed::default(),
             tasks: TaskTracker::new(),
             wake: Notify::new(),
+            recovered: AtomicBool::new(false),
             stop: CancellationToken::new(),
         };
         Self { core: Arc::new(core) }
@@ -386,6 +388,17 @@ impl Manager {
     /// `Store`.
     pub async fn doctor(&self) -> Result<Vec<Finding>, Denied> {
         self.core.doctor().await
+    }
+
+    /// Whether requests can be served: the store answers, and everything that a crash interrupted is queued.
+    ///
+    /// # Errors
+    /// A sentence that says what is missing.
+    pub async fn ready(&self) -> Result<(), String> {
+        if !self.core.recovered.load(Ordering::Acquire) {
+            return Err("what was interrupted is still being read".into());
+        }
+        self.store().share_types().await.map(drop).map_err(|e| e.to_string())
     }
 
     /// Starts everything that runs: recovery of what a crash interrupted, the runner, reconciliation.

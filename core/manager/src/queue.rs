@@ -102,6 +102,13 @@ impl Queue {
         lock(&self.touched).push(share);
     }
 
+    /// An operation has ended, by its log; it leaves even when an old row of it was noted meanwhile.
+    pub fn ended(&self, share: ResourceId, op: OpId) {
+        if let Some(entries) = lock(&self.shares).get_mut(&share) {
+            entries.retain(|e| e.op.id != op);
+        }
+    }
+
     /// How many operations run.
     pub fn running(&self) -> usize {
         lock(&self.shares).values().flatten().filter(|e| e.running).count()
@@ -122,4 +129,73 @@ fn conflict(a: &Operation, b: &Operation) -> bool {
         return false;
     }
     whole(a) || whole(b) || a.intent.instance() == b.intent.instance()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tandem_contract::InstanceId;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::model::OpStatus;
+
+    fn op(n: u128, intent: Intent) -> Operation {
+        Operation {
+            id: OpId(Uuid::from_u128(n)),
+            seq: 1,
+            share_id: ResourceId(Uuid::nil()),
+            project_id: String::new(),
+            intent,
+            request_id: None,
+            status: OpStatus::Accepted,
+            cancel: false,
+            error: None,
+            bytes: 0,
+            remarks: Vec::new(),
+            created_at: Timestamp(0),
+            updated_at: Timestamp(0),
+        }
+    }
+
+    fn intent() -> impl Strategy<Value = Intent> {
+        let instance = (0_u128..3).prop_map(|n| InstanceId(Uuid::from_u128(n)));
+        (0..6, instance).prop_map(|(kind, instance)| match kind {
+            0 => Intent::Sync { instance, asked: false },
+            1 => Intent::Promote { instance, quiesce_wait_seconds: None },
+            2 => Intent::CreateReplica { instance, only_host: None },
+            3 => Intent::DeleteReplica { instance, force: false },
+            4 => Intent::UpdateAccess,
+            _ => Intent::Resize { from_gb: 1, to_gb: 2 },
+        })
+    }
+
+    proptest! {
+        /// Nothing that conflicts runs at once, nothing overtakes what it conflicts with, and everything runs.
+        #[test]
+        fn order_is_kept_and_everything_runs(intents in proptest::collection::vec(intent(), 1..20), pick: u64) {
+            let queue = Queue::default();
+            let ops: Vec<Operation> = intents.into_iter().enumerate().map(|(n, i)| op(n as u128, i)).collect();
+            ops.iter().for_each(|op| queue.note(op));
+            let (mut running, mut ended) = (Vec::<Operation>::new(), Vec::<OpId>::new());
+            let mut pick = pick;
+            while ended.len() < ops.len() {
+                for claim in queue.claim() {
+                    let new = ops.iter().find(|o| o.id == claim.op).unwrap().clone();
+                    prop_assert!(!running.iter().any(|r| conflict(r, &new)));
+                    for earlier in ops.iter().take_while(|o| o.id != new.id) {
+                        prop_assert!(!conflict(earlier, &new) || ended.contains(&earlier.id));
+                    }
+                    running.push(new);
+                }
+                prop_assert!(!running.is_empty(), "stuck");
+                pick = pick.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let mut one = running.remove((pick >> 33) as usize % running.len());
+                one.status = OpStatus::Done;
+                queue.note(&one);
+                ended.push(one.id);
+            }
+        }
+    }
 }

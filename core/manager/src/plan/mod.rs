@@ -7,6 +7,8 @@ use crate::model::Intent;
 
 mod replication;
 mod share;
+#[cfg(test)]
+pub(crate) mod tests;
 mod world;
 
 pub(crate) use world::{Link, World};

@@ -2,7 +2,7 @@
 
 use tandem_contract::{Demotion, Error, InstanceId, PointId, Role};
 
-use super::{Step, World};
+use super::{Link, Step, World};
 
 pub(super) fn create(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>, Error> {
     let active = world.active().ok_or_else(no_active)?.id;
@@ -99,6 +99,12 @@ pub(super) fn promote(
     if let Some(why) = world.away(instance) {
         return Err(Error::unavailable(format!("replica {instance} cannot be asked: {why}")));
     }
+    if let Some(old) = world.active()
+        && let Some(Link::Faulty(error)) = world.links.get(&old.id)
+    {
+        // It may be serving its users: going past it by force could lose what they write.
+        return Err(error.clone());
+    }
     let old = match world.active() {
         Some(old) if old.id != instance && world.away(old.id).is_none() => old.id,
         _ => {
@@ -152,7 +158,12 @@ pub(super) fn undo_promote(instance: InstanceId, steps: &[Step], failed: usize) 
         Step::Demote { instance, .. } => Some(*instance),
         _ => None,
     });
-    let Some(old) = old else { return Vec::new() };
+    let Some(old) = old else {
+        // By force: the new side may have become active although its answer was lost.
+        let begun = reached(&|s| matches!(s, Step::Promote { .. }));
+        let back = [Step::RaiseEpoch, Step::Demote { instance, to: Demotion::Secondary }];
+        return if begun { back.to_vec() } else { Vec::new() };
+    };
     let mut undo = Vec::new();
     if reached(&|s| matches!(s, Step::Demote { .. } | Step::Promote { .. })) {
         undo.push(Step::RaiseEpoch);

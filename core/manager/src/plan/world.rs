@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tandem_contract::{Capabilities, InstanceId, Observation, PointId, Transport};
+use tandem_contract::{Capabilities, Error, InstanceId, Observation, PointId, Transport};
 
 use crate::draft::active_of;
 use crate::model::Instance;
@@ -12,8 +12,10 @@ use crate::model::Instance;
 pub(crate) enum Link {
     /// It answered; `None`: nothing is there.
     Seen(Option<Box<Observation>>),
-    /// It did not; a sentence.
+    /// Neither it nor its host answers; a sentence.
     Away(String),
+    /// It answers with a fault: nothing is known of it, and it may well be serving.
+    Faulty(Error),
 }
 
 /// What a plan is made from.
@@ -53,7 +55,7 @@ impl World<'_> {
     pub fn seen(&self, id: InstanceId) -> Option<&Observation> {
         match self.links.get(&id)? {
             Link::Seen(seen) => seen.as_deref(),
-            Link::Away(_) => None,
+            Link::Away(_) | Link::Faulty(_) => None,
         }
     }
 
@@ -63,6 +65,7 @@ impl World<'_> {
             Some(Link::Seen(Some(_))) => None,
             Some(Link::Seen(None)) => Some("its storage is gone".into()),
             Some(Link::Away(why)) => Some(why.clone()),
+            Some(Link::Faulty(error)) => Some(error.to_string()),
             None => Some("it was never placed".into()),
         }
     }

@@ -42,8 +42,8 @@ pub(super) struct Run {
     pub started_at: Timestamp,
 }
 
-/// Carries an operation to its end, or to where the manager stops.
-pub(super) async fn run(core: &SharedCore, claim: &Claim) -> Result<(), Denied> {
+/// Carries an operation to its end, or to where the manager stops. Answers whether it has ended.
+pub(super) async fn run(core: &SharedCore, claim: &Claim) -> Result<bool, Denied> {
     let mut run = Run {
         core: Arc::clone(core),
         op: claim.op,
@@ -60,7 +60,7 @@ pub(super) async fn run(core: &SharedCore, claim: &Claim) -> Result<(), Denied> 
             _ => run.finish().await?,
         }
     }
-    Ok(())
+    Ok(run.state.status.is_finished())
 }
 
 impl Run {
@@ -141,7 +141,8 @@ impl Run {
         for row in family.instances.iter().filter(|i| i.id == *instance || Some(i.id) == active) {
             let link = match self.observe(row).await {
                 Ok(seen) => Link::Seen(seen.map(Box::new)),
-                Err(error) => Link::Away(error.to_string()),
+                Err(error) if error.kind == ErrorKind::Unavailable => Link::Away(error.to_string()),
+                Err(error) => Link::Faulty(error),
             };
             links.insert(row.id, link);
         }

@@ -52,6 +52,7 @@ async fn recover(core: &SharedCore) {
                 for op in &operations {
                     core.queue.note(op);
                 }
+                core.recovered.store(true, std::sync::atomic::Ordering::Release);
                 return;
             }
             Err(error) => {
@@ -101,7 +102,8 @@ async fn one(core: &SharedCore, syncs: &Semaphore, claim: Claim) {
     let result = execute::run(core, &claim).await;
     core.board.ended(claim.op);
     match result {
-        Ok(()) => {}
+        Ok(true) => core.queue.ended(claim.share, claim.op),
+        Ok(false) => {}
         Err(Denied::Store(error)) => {
             tracing::error!(op = %claim.op, %error, "An operation cannot write its log; it goes on when the database answers.");
             if paused(core, AFTER_STORE_FAILURE).await {
