@@ -1,7 +1,9 @@
 //! `tandemd`: reads its settings, wires the manager to the API, serves, and ends in order. Nothing else.
 
 mod log;
+mod serve;
 mod settings;
+mod wire;
 
 use clap::Parser;
 use settings::Settings;
@@ -44,5 +46,12 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         return Ok(());
     }
     log::start(&settings.log)?;
-    Ok(())
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("The server's threads cannot be started: {error}."))?;
+    let outcome = runtime.block_on(serve::serve(&settings));
+    // A driver that hangs in a thread must not keep the process: the log has everything.
+    runtime.shutdown_background();
+    outcome
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use tandem_server::auth::{Authenticator as _, NoAuth};
 
 /// Everything that an operator decides.
 #[derive(Debug, Deserialize)]
@@ -28,8 +29,10 @@ pub(crate) struct Settings {
     pub(crate) policy: Policy,
     /// Where state is stored.
     pub(crate) database: Database,
-    /// How replicas follow.
-    pub(crate) replication: Replication,
+    /// What the API offers.
+    pub(crate) api: Api,
+    /// How the manager runs: deadlines, intervals, transfers.
+    pub(crate) manager: tandem_manager::Settings,
     /// How the server ends.
     pub(crate) shutdown: Shutdown,
     /// The configured drivers.
@@ -92,16 +95,21 @@ pub(crate) struct Policy {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Database {
-    /// `sqlite:///path/to/file`; `tandem.db` in the state folder when absent.
+    /// `sqlite:///path/to/file`, or a path within the state folder; `tandem.db` there when absent.
     pub(crate) url: Option<String>,
 }
 
-/// How replicas follow.
+/// What the API offers.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Replication {
-    /// Transfers at one time, over all back ends.
-    pub(crate) concurrent_syncs: usize,
+pub(crate) struct Api {
+    /// What links in answers start with (`https://storage.example`), behind a proxy; the request's own address when
+    /// absent.
+    pub(crate) public_url: Option<String>,
+    /// Name of the share type that a share gets when none is asked for.
+    pub(crate) default_share_type: String,
+    /// Share protocols that may be asked for.
+    pub(crate) protocols: Vec<String>,
 }
 
 /// How the server ends.
@@ -154,7 +162,8 @@ impl Default for Settings {
             auth: Auth::default(),
             policy: Policy::default(),
             database: Database::default(),
-            replication: Replication::default(),
+            api: Api::default(),
+            manager: tandem_manager::Settings::default(),
             shutdown: Shutdown::default(),
             backends: Vec::new(),
         }
@@ -167,9 +176,13 @@ impl Default for Log {
     }
 }
 
-impl Default for Replication {
+impl Default for Api {
     fn default() -> Self {
-        Self { concurrent_syncs: 4 }
+        Self {
+            public_url: None,
+            default_share_type: "default".into(),
+            protocols: vec!["NFS".into(), "CIFS".into()],
+        }
     }
 }
 
@@ -224,9 +237,7 @@ impl Settings {
                 );
             }
         }
-        if self.replication.concurrent_syncs == 0 {
-            return Err("replication.concurrent_syncs must be at least 1, or no replica ever follows.".into());
-        }
+        self.check_manager()?;
         if let Some(host) = &self.host {
             plain_name("host", host)?;
         }
@@ -247,27 +258,45 @@ impl Settings {
     fn check_auth(&self) -> Result<(), String> {
         let auth = &self.auth;
         match auth.mode {
-            AuthMode::Noauth if !self.listen.ip().is_loopback() && !auth.noauth_beyond_loopback => {
-                Err(format!(
-                    "auth.mode is \"noauth\" and listen is {}: everybody who reaches that address would be an \
-                 administrator. Listen on 127.0.0.1, use auth.mode = \"tokens\", or set \
-                 auth.noauth_beyond_loopback = true.",
-                    self.listen
-                ))
+            AuthMode::Noauth => {
+                let noauth = NoAuth { anywhere: auth.noauth_beyond_loopback };
+                noauth.unfit_for(self.listen).map_or(Ok(()), |why| {
+                    Err(format!("auth.mode is \"noauth\": {why} (auth.noauth_beyond_loopback = true)."))
+                })
             }
             AuthMode::Tokens if auth.tokens_file.is_none() => {
                 Err("auth.mode is \"tokens\", so auth.tokens_file must name the file of tokens.".into())
             }
-            _ => Ok(()),
+            AuthMode::Tokens => Ok(()),
         }
     }
 
-    /// The database that is used.
-    pub(crate) fn database_url(&self) -> String {
-        self.database
-            .url
-            .clone()
-            .unwrap_or_else(|| format!("sqlite://{}", self.state.join("tandem.db").display()))
+    fn check_manager(&self) -> Result<(), String> {
+        let manager = &self.manager;
+        if manager.host != tandem_manager::Settings::default().host {
+            return Err("manager.host is set by the key `host` at the top of the file.".into());
+        }
+        for (key, value) in [
+            ("concurrent_syncs", manager.concurrent_syncs as u64),
+            ("pool_interval_seconds", manager.pool_interval_seconds),
+            ("heal_interval_seconds", manager.heal_interval_seconds),
+            ("call_deadline_seconds", manager.call_deadline_seconds),
+            ("stall_deadline_seconds", manager.stall_deadline_seconds),
+        ] {
+            if value == 0 {
+                return Err(format!("manager.{key} must be at least 1."));
+            }
+        }
+        Ok(())
+    }
+
+    /// The file of the database that is used.
+    pub(crate) fn database(&self) -> PathBuf {
+        let named = self.database.url.as_deref().and_then(|url| url.strip_prefix("sqlite:"));
+        match named.map(|rest| rest.strip_prefix("//").unwrap_or(rest)) {
+            Some(path) => self.state.join(path),
+            None => self.state.join("tandem.db"),
+        }
     }
 }
 
@@ -350,7 +379,21 @@ mod tests {
         let settings = Settings::parse("", Path::new("/etc/tandem")).unwrap();
         settings.check().unwrap();
         assert!(settings.listen.ip().is_loopback() && settings.backends.is_empty());
-        assert_eq!(settings.database_url(), "sqlite:///var/lib/tandem/tandem.db");
+        assert_eq!(settings.database(), Path::new("/var/lib/tandem/tandem.db"));
+    }
+
+    #[test]
+    fn the_database_is_where_its_url_says() {
+        for (url, file) in [
+            ("sqlite:///srv/t.db", "/srv/t.db"),
+            ("sqlite:/srv/t.db", "/srv/t.db"),
+            ("sqlite://t.db", "/state/t.db"),
+            ("sqlite:t.db", "/state/t.db"),
+        ] {
+            let text = format!("state = \"/state\"\n[database]\nurl = \"{url}\"");
+            let settings = Settings::parse(&text, Path::new("/etc/tandem")).unwrap();
+            assert_eq!(settings.database(), Path::new(file), "{url}");
+        }
     }
 
     #[test]

@@ -72,11 +72,10 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 /// Whether a value is as its schema says.
 fn check(name: &str, value: &str, schema: &Value) -> Result<(), String> {
     let wrong = |wanted: String| Err(format!("The parameter {name:?} is {value:?}, but must be {wanted}."));
-    if let Some(words) = schema.get("enum").and_then(Value::as_array) {
-        if !words.iter().any(|word| word.as_str() == Some(value)) {
-            let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
-            return wrong(format!("one of {}", words.join(", ")));
-        }
+    let words = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
+    let words: Vec<&str> = words.filter_map(Value::as_str).collect();
+    if !words.is_empty() && !words.contains(&value) {
+        return wrong(format!("one of {}", words.join(", ")));
     }
     match (text(schema, "type"), text(schema, "format")) {
         ("integer", _) => {

@@ -1,6 +1,7 @@
 //! `/v1/shares`, `/v1/replicas` and `/v1/access-rules`: what Manila shows, with lag and enforcement.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use serde_json::Value;
 use tandem_contract::{InstanceId, OpId, ReplicaState, ResourceId};
@@ -82,12 +83,13 @@ async fn shown(manager: &Manager, replicas: &[Instance]) -> Result<Vec<Value>, R
     let mut shown = Vec::new();
     for replica in replicas {
         let share = replica.share_id;
-        if !names.contains_key(&share) {
-            names.insert(share, store.share(share).await?.and_then(|share| share.name));
-        }
+        let name = match names.entry(share) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(store.share(share).await?.and_then(|share| share.name)),
+        };
         shown.push(view::replica(
             replica,
-            names.get(&share).and_then(|name| name.as_deref()),
+            name.as_deref(),
             rpo.get(&replica.share_type_id).copied().unwrap_or(DEFAULT_RPO_SECONDS),
             &manager.lag(replica),
             operations.get(&replica.id).copied(),

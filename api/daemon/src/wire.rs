@@ -1,0 +1,187 @@
+//! Puts the parts together: store, drivers, manager, API.
+
+use std::fs::File;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use rustix::fs::{FlockOperation, flock};
+use serde_json::Value;
+use tandem_contract::Error;
+use tandem_host::{Discovery, Library, Options};
+use tandem_manager::clock::{Clock as _, SystemClock};
+use tandem_manager::store::sqlite::SqliteStore;
+use tandem_manager::{BackendConfig, Manager};
+use tandem_server::App;
+use tandem_server::auth::{Authenticator, NoAuth, Tokens};
+use tandem_server::native::{DriverFile, Native};
+use tandem_server::policy::Policy;
+
+use crate::settings::{AuthMode, Backend, Settings};
+
+/// The parts, put together.
+pub(crate) struct Wired {
+    pub(crate) manager: Arc<Manager>,
+    pub(crate) router: Router,
+    /// Held while the server runs: one server to a state folder.
+    _lock: File,
+}
+
+/// Opens what the settings name. Nothing runs yet.
+///
+/// # Errors
+/// A sentence that says what cannot be opened. A bad driver is none: its back end is down, and says why.
+pub(crate) async fn wire(settings: &Settings) -> Result<Wired, String> {
+    let auth = authenticator(settings)?;
+    let policy = policy(settings)?;
+    let lock = lock_state(&settings.state)?;
+    let store = SqliteStore::open(&settings.database()).await.map_err(|error| {
+        format!("The database {} cannot be opened: {error}.", settings.database().display())
+    })?;
+    let discovery = tandem_host::discover(&settings.plugins);
+    for refusal in &discovery.refused {
+        tracing::warn!(file = %refusal.path.display(), "A driver was refused: {}.", refusal.reason);
+    }
+    for (name, library) in &discovery.drivers {
+        tracing::info!(driver = name, version = library.manifest().version, "A driver was loaded.");
+    }
+    let backends = settings.backends.iter().map(|b| backend(b, &discovery, &settings.plugins)).collect();
+    let mut managing = settings.manager.clone();
+    managing.host = settings.host.clone().unwrap_or_else(host_name);
+    let clock = Arc::new(SystemClock);
+    let started_at = clock.now();
+    let manager = Arc::new(Manager::new(Arc::new(store), clock, backends, managing));
+    let app = Arc::new(App { manager: manager.clone(), auth, policy, settings: api(settings) });
+    let native = Native { app: app.clone(), drivers: driver_files(&discovery), started_at };
+    let router = tandem_server::native::router(Arc::new(native)).merge(tandem_server::router(app));
+    Ok(Wired { manager, router, _lock: lock })
+}
+
+fn authenticator(settings: &Settings) -> Result<Arc<dyn Authenticator>, String> {
+    match (settings.auth.mode, &settings.auth.tokens_file) {
+        (AuthMode::Tokens, Some(file)) => {
+            let tokens = Tokens::load(file.clone()).map_err(|error| format!("{error}."))?;
+            Ok(Arc::new(tokens))
+        }
+        _ => Ok(Arc::new(NoAuth { anywhere: settings.auth.noauth_beyond_loopback })),
+    }
+}
+
+fn policy(settings: &Settings) -> Result<Arc<Policy>, String> {
+    let policy = match &settings.policy.file {
+        Some(file) => Policy::load(file.clone()).map_err(|mistake| mistake.to_string())?,
+        None => Policy::defaults(),
+    };
+    Ok(Arc::new(policy))
+}
+
+fn api(settings: &Settings) -> tandem_server::Settings {
+    let api = &settings.api;
+    tandem_server::Settings {
+        public_url: api.public_url.clone(),
+        default_share_type: Some(api.default_share_type.clone()).filter(|name| !name.is_empty()),
+        protocols: api.protocols.iter().map(|protocol| protocol.to_uppercase()).collect(),
+        ..tandem_server::Settings::default()
+    }
+}
+
+/// Makes the state folder, for its owner only, and takes it for this server.
+fn lock_state(state: &Path) -> Result<File, String> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state)
+        .map_err(|error| format!("The state folder {} cannot be made: {error}.", state.display()))?;
+    let file = state.join("lock");
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&file)
+        .map_err(|error| format!("{} cannot be opened: {error}.", file.display()))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| format!("Another tandemd uses the state folder {}; stop it first.", state.display()))?;
+    Ok(lock)
+}
+
+/// A back end whose driver is opened when the manager asks, and asked for again while that fails.
+fn backend(settings: &Backend, discovery: &Discovery, plugins: &Path) -> BackendConfig {
+    let library = discovery.drivers.get(&settings.driver).cloned();
+    let version = library.as_ref().map(|library| library.manifest().version.clone());
+    let (name, driver) = (settings.name.clone(), settings.driver.clone());
+    let values = Arc::new(Value::Object(settings.settings.clone()));
+    let folder = plugins.display().to_string();
+    BackendConfig {
+        name: settings.name.clone(),
+        driver: settings.driver.clone(),
+        driver_version: version.unwrap_or_default(),
+        availability_zone: settings.availability_zone.clone(),
+        reserved_percentage: settings.reserved_percentage,
+        max_over_subscription_ratio: settings.max_over_subscription_ratio,
+        open: Arc::new(move || {
+            let (library, values, name) = (library.clone(), values.clone(), name.clone());
+            let missing = format!(
+                "no driver `{driver}` was loaded from {folder}; `tandem drivers` shows what is there and why a file \
+                 was refused"
+            );
+            Box::pin(async move {
+                let library: Library = library.ok_or_else(|| Error::not_found(missing))?;
+                library.open(&name, &values, Options::default()).await
+            })
+        }),
+    }
+}
+
+fn driver_files(discovery: &Discovery) -> Vec<DriverFile> {
+    let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let loaded = discovery.drivers.values().map(|library| DriverFile {
+        file: library.path().map(|path| name(&path)).unwrap_or_default(),
+        driver: Ok(library.manifest().clone()),
+    });
+    let refused = discovery
+        .refused
+        .iter()
+        .map(|refusal| DriverFile { file: name(&refusal.path), driver: Err(refusal.reason.clone()) });
+    loaded.chain(refused).collect()
+}
+
+/// The machine's name, as far as it can stand in `host@backend#pool`.
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let plain: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
+    if plain.is_empty() { "localhost".into() } else { plain }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_server_to_a_state_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let lock = lock_state(&state).unwrap();
+        assert!(lock_state(&state).unwrap_err().contains("Another tandemd uses the state folder"));
+        drop(lock);
+        lock_state(&state).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_back_end_without_a_driver_says_where_it_was_looked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "state = {0:?}\nplugins = {0:?}\n[[backends]]\nname = \"a\"\ndriver = \"nowhere\"",
+            folder.path()
+        );
+        let file = folder.path().join("tandem.toml");
+        std::fs::write(&file, text).unwrap();
+        let settings = Settings::load(&file).unwrap();
+        let config =
+            backend(&settings.backends[0], &tandem_host::discover(&settings.plugins), &settings.plugins);
+        let Err(error) = (config.open)().await else { panic!("it was opened") };
+        assert!(error.message.contains("no driver `nowhere` was loaded from"), "{error}");
+        let wired = wire(&settings).await.unwrap();
+        assert_eq!(wired.manager.backends().len(), 1);
+    }
+}
