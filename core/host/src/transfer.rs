@@ -61,6 +61,7 @@ pub async fn transfer(
     tokio::pin!(sending, receiving);
 
     let (sent, received) = tokio::select! {
+        biased;
         sent = &mut sending => {
             // A source that ended well leaves the destination to prove what it got, which takes its time.
             let received = if sent.is_ok() { receiving.await } else { ends(receiving, &receive_cx).await };

@@ -14,6 +14,7 @@ mod denied;
 mod doctor;
 mod draft;
 mod face;
+pub mod ids;
 mod keyed;
 mod lag;
 mod manager;

@@ -37,6 +37,7 @@ impl Service for DeliveryLayer {
             let mut told = plugin.call(cancel, Vec::new());
             // A driver that hangs may not even take the cancel: wait for the call, whatever becomes of the cancel.
             tokio::select! {
+                biased;
                 done = &mut work => done,
                 answer = &mut told => {
                     if let Err(e) = answer {

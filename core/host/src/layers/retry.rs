@@ -64,6 +64,7 @@ impl Service for RetryLayer {
                 }
                 tracing::debug!("`{verb}` failed and is made again in {} ms: {error}", pause.as_millis());
                 tokio::select! {
+                    biased;
                     () = sleep(pause) => {}
                     () = cancel.cancelled() => return answer,
                 }

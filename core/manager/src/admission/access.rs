@@ -20,7 +20,7 @@ impl Core {
         share: ResourceId,
         new: NewRule,
     ) -> Result<AccessRule, Denied> {
-        let id = Uuid::new_v4();
+        let id = crate::ids::random();
         self.change(share, |draft| {
             ready_for_rules(draft, share)?;
             if draft.rules.iter().any(|r| r.access_type == new.access_type && r.access_to == new.access_to) {

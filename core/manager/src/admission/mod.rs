@@ -10,7 +10,6 @@ mod types;
 pub(crate) use replica::admit_sync;
 
 use tandem_contract::{InstanceId, OpId, ReplicaState, ResourceId};
-use uuid::Uuid;
 
 use crate::denied::Denied;
 use crate::draft::Draft;
@@ -83,5 +82,5 @@ fn is_busy(task_state: &str) -> bool {
 
 /// A new operation's id: UUID v7, so that ids sort by time.
 pub(crate) fn new_op() -> OpId {
-    OpId(Uuid::now_v7())
+    OpId(crate::ids::by_time())
 }

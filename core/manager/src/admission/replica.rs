@@ -1,7 +1,6 @@
 //! Admission of what concerns replicas.
 
 use tandem_contract::{InstanceId, ReplicaState, ResourceId, Style};
-use uuid::Uuid;
 
 use super::new_op;
 use super::share::blank_instance;
@@ -22,7 +21,7 @@ impl Core {
     ) -> Result<Instance, Denied> {
         let share_type = self.store.family(share).await?.share_type.ok_or(Denied::NoShare(share))?;
         self.check_zone(new.availability_zone.as_deref(), &share_type)?;
-        let id = InstanceId(Uuid::new_v4());
+        let id = InstanceId(crate::ids::random());
         self.change(share, |draft| {
             create_replica(draft, caller, share, &new, id)?;
             draft.instance(id).cloned().ok_or(Denied::NoInstance(id))

@@ -20,7 +20,7 @@ impl Core {
             .await?
             .ok_or_else(|| Denied::NoType(new.share_type_id.to_string()))?;
         self.check_zone(new.availability_zone.as_deref(), &share_type)?;
-        let (share_id, instance_id) = (ResourceId(Uuid::new_v4()), InstanceId(Uuid::new_v4()));
+        let (share_id, instance_id) = (ResourceId(crate::ids::random()), InstanceId(crate::ids::random()));
         self.change_in(share_id, &caller.project_id, |draft| {
             new_share(draft, caller, &new, &share_type, share_id, instance_id)?;
             draft.share.clone().ok_or(Denied::NoShare(share_id))

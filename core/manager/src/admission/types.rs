@@ -14,7 +14,7 @@ impl Core {
     /// Makes a share type.
     pub(crate) async fn create_type(&self, new: NewType) -> Result<ShareType, Denied> {
         let row = ShareType {
-            id: Uuid::new_v4(),
+            id: crate::ids::random(),
             version: 0,
             name: new.name,
             description: new.description,

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use tandem_contract::{Error, ErrorKind, OpId, PointId, ResourceId, Retry};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::core::SharedCore;
@@ -161,7 +160,7 @@ impl Run {
             .iter()
             .filter_map(|i| Some((i.id, self.core.backends.capabilities_of(i)?)))
             .collect();
-        let new_points = [PointId(Uuid::now_v7()), PointId(Uuid::now_v7())];
+        let new_points = [PointId(crate::ids::by_time()), PointId(crate::ids::by_time())];
         Some(ask(&World { instances: &family.instances, capabilities: &capabilities, links, new_points }))
     }
 
@@ -194,6 +193,7 @@ impl Run {
                 tracing::warn!(op = %self.op, step = n, %error, "A step failed; it is taken again.");
                 self.core.board.blocked(self.op, &error);
                 tokio::select! {
+                    biased;
                     () = self.core.clock.sleep(pause) => {}
                     () = self.core.stop.cancelled() => return Ok(()),
                     () = self.cancel.cancelled(), if self.may_turn_back() => {}

@@ -68,6 +68,7 @@ async fn recover(core: &SharedCore) {
 /// Sleeps; answers whether the manager stops.
 pub(crate) async fn paused(core: &SharedCore, duration: Duration) -> bool {
     tokio::select! {
+        biased;
         () = core.clock.sleep(duration) => false,
         () = core.stop.cancelled() => true,
     }
@@ -81,6 +82,7 @@ async fn dispatch(core: &SharedCore) {
             core.tasks.clone().spawn(async move { one(&core, &syncs, claim).await });
         }
         tokio::select! {
+            biased;
             () = core.wake.notified() => {}
             () = core.stop.cancelled() => return,
         }
@@ -91,6 +93,7 @@ async fn dispatch(core: &SharedCore) {
 async fn one(core: &SharedCore, syncs: &Semaphore, claim: Claim) {
     let _permit = if claim.sync {
         tokio::select! {
+            biased;
             permit = syncs.acquire() => permit.ok(),
             // A cancelled sync need not wait for room to end.
             () = claim.cancel.cancelled() => None,

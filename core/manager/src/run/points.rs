@@ -189,6 +189,7 @@ impl Run {
                 }
                 (cx.on_progress)(report.resync.unwrap_or_else(|| tandem_contract::Progress::of("resync", 0, None)));
                 tokio::select! {
+                    biased;
                     () = self.core.clock.sleep(LOOK_AGAIN) => {}
                     () = cx.cancel.cancelled() => return Err(Error::cancelled("stopped while waiting for the storage")),
                 }

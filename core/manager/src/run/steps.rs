@@ -12,7 +12,6 @@ use tandem_contract::{
     ReplicationSpec, ResizeInstance, ResourceKind, ResumeWrites, Role, Style, UpdateAccess, Verb,
 };
 use tandem_host::{Backend, CallContext};
-use uuid::Uuid;
 
 use super::execute::Run;
 use crate::clock::Timestamp;
@@ -84,6 +83,7 @@ impl Run {
             let watch = cancel.clone();
             tokio::spawn(async move {
                 tokio::select! {
+                    biased;
                     () = asked.cancelled() => call.cancel(),
                     () = watch.cancelled() => {}
                 }
@@ -438,7 +438,7 @@ fn set_exports(draft: &mut Draft, id: InstanceId, info: &InstanceInfo) {
                 ..kept.clone()
             },
             None => Export {
-                id: Uuid::new_v4(),
+                id: crate::ids::random(),
                 path: new.path.clone(),
                 preferred: new.preferred,
                 admin_only: new.admin_only,
