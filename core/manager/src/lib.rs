@@ -24,7 +24,6 @@ pub mod plan;
 mod queue;
 mod reconcile;
 mod run;
-#[path = "schedule_placeholder.rs"]
 pub mod schedule;
 #[cfg(test)]
 mod states_doc;
