@@ -1,5 +1,6 @@
 //! The back ends: configured drivers, whether they serve, what they can do, and room in their pools.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tandem_contract::{Capabilities, Error, Pool};
@@ -37,6 +38,8 @@ pub struct BackendConfig {
 pub(crate) struct Slot {
     open: OpenBackend,
     backend: Mutex<Option<Backend>>,
+    /// Whether it was asked since the start, with whatever answer.
+    tried: AtomicBool,
     view: Mutex<BackendView>,
 }
 
@@ -76,6 +79,7 @@ impl Slot {
 
     /// Notes that it serves, with its pools. Answers whether it did not before.
     pub fn set_up(&self, pools: Vec<Pool>, now: Timestamp) -> bool {
+        self.tried.store(true, Ordering::Release);
         let mut view = lock(&self.view);
         view.pools = pools;
         view.pools_at = Some(now);
@@ -90,6 +94,7 @@ impl Slot {
 
     /// Notes that it does not serve.
     pub fn set_down(&self, error: &Error, now: Timestamp) {
+        self.tried.store(true, Ordering::Release);
         let mut view = lock(&self.view);
         let state = BackendState::Down { reason: error.to_string() };
         if view.state != state {
@@ -108,6 +113,7 @@ impl Backends {
             Arc::new(Slot {
                 open: config.open,
                 backend: Mutex::new(None),
+                tried: AtomicBool::new(false),
                 view: Mutex::new(BackendView {
                     name: config.name,
                     host: host.to_owned(),
@@ -133,6 +139,11 @@ impl Backends {
 
     pub fn slot(&self, name: &str) -> Option<&Arc<Slot>> {
         self.slots.iter().find(|slot| slot.name() == name)
+    }
+
+    /// Whether every one was asked since the start: before, a scheduler would find no pools.
+    pub fn settled(&self) -> bool {
+        self.slots.iter().all(|slot| slot.tried.load(Ordering::Acquire))
     }
 
     pub fn views(&self) -> Vec<BackendView> {

@@ -13,6 +13,8 @@ use crate::clock::Timestamp;
 pub(crate) struct Freshness {
     /// The active was last known to be unchanged since the replica's newest point at this time.
     pub confirmed_at: Option<Timestamp>,
+    /// Until then that confirmation stands for "now": the next look is due before.
+    pub unchanged_until: Option<Timestamp>,
     /// Bytes behind, as last told.
     pub lag_bytes: Option<u64>,
     /// When the replica was last looked at.

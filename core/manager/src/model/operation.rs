@@ -61,12 +61,16 @@ pub enum Intent {
         /// The instance.
         instance: InstanceId,
     },
-    /// What reconciliation saw of a replica's state: logged, done at once, no step.
+    /// What reconciliation saw of an instance: logged, done at once, no step.
     Observed {
-        /// The replica.
+        /// The instance.
         instance: InstanceId,
-        /// Its state.
-        replica_state: ReplicaState,
+        /// Its status, where that changed.
+        #[serde(default)]
+        status: Option<InstanceStatus>,
+        /// Its state, where that changed.
+        #[serde(default)]
+        replica_state: Option<ReplicaState>,
         /// Why, as a sentence.
         reason: Option<String>,
     },

@@ -41,7 +41,11 @@ pub(super) fn delete(world: &World<'_>, instance: InstanceId) -> Vec<Step> {
 
 fn delete_steps(world: &World<'_>, instance: InstanceId) -> Vec<Step> {
     let mut steps = Vec::new();
-    if world.active().is_some_and(|a| world.by_storage(a.id) && a.id != instance) {
+    // Where the active's driver cannot be asked, the replica's own tells as much.
+    if world
+        .active()
+        .is_some_and(|a| (world.by_storage(a.id) || world.by_storage(instance)) && a.id != instance)
+    {
         steps.push(Step::Disconnect { instance });
     }
     steps.push(Step::DeleteReplica { instance });

@@ -7,7 +7,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_contract::{Error, ReplicaReport, ReplicaState, ResourceId, Style, Transport, UpdateReplicaState};
+use tandem_contract::{
+    Error, ErrorKind, Health, ReplicaReport, ReplicaState, ResourceId, Style, Transport, UpdateReplicaState,
+};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::backends::cx;
@@ -97,11 +99,24 @@ async fn look(core: &SharedCore, share: ResourceId) -> Result<Duration, Denied> 
     }
     let asked_at = core.clock.now();
     let active_report = report(core, active, row.epoch).await;
+    if !is_busy(&family, active)
+        && active.status == InstanceStatus::Available
+        && let Some(why) = failure(&active_report)
+    {
+        observed(core, active, Some(InstanceStatus::Error), None, Some(why)).await?;
+    }
     for follower in followers {
         if is_busy(&family, follower) {
             continue;
         }
-        judge(core, &family, follower, &active_report, asked_at, rpo).await?;
+        let own = report(core, follower, row.epoch).await;
+        if let Some(why) = failure(&own) {
+            observed(core, follower, None, Some(ReplicaState::Error), Some(why)).await?;
+        } else if is_by_storage(core, follower) {
+            judge_storage(core, follower, own, rpo).await?;
+        } else {
+            judge(core, follower, &active_report, asked_at, rpo).await?;
+        }
     }
     Ok(again)
 }
@@ -138,23 +153,27 @@ async fn report(
     }
 }
 
+/// What a driver reports as broken. That it cannot be asked is another matter: its back end is down.
+fn failure(report: &Result<ReplicaReport, Error>) -> Option<String> {
+    match report {
+        Ok(ReplicaReport { health: Health::Failed { reason }, .. }) => Some(reason.clone()),
+        Err(error) if error.kind == ErrorKind::NotFound => Some(error.to_string()),
+        _ => None,
+    }
+}
+
+fn is_by_storage(core: &SharedCore, row: &Instance) -> bool {
+    let replication = core.backends.capabilities_of(row).and_then(|c| c.replication);
+    replication.is_some_and(|r| matches!(r.transport, Transport::Storage { .. }))
+}
+
 async fn judge(
     core: &SharedCore,
-    family: &Family,
     row: &Instance,
     active: &Result<ReplicaReport, Error>,
     asked_at: Timestamp,
     rpo: u64,
 ) -> Result<(), Denied> {
-    let by_storage = core
-        .backends
-        .capabilities_of(row)
-        .and_then(|c| c.replication)
-        .is_some_and(|r| matches!(r.transport, Transport::Storage { .. }));
-    let epoch = family.share.as_ref().map(|s| s.epoch).unwrap_or_default();
-    if by_storage {
-        return judge_storage(core, row, report(core, row, epoch).await, rpo).await;
-    }
     let unchanged = active.as_ref().is_ok_and(|a| {
         let newest = a.newest_point.as_ref().map(|p| p.id);
         a.changed_since_point == Some(false)
@@ -164,9 +183,11 @@ async fn judge(
     if unchanged {
         core.board.set_freshness(row.id, |f| {
             f.confirmed_at = Some(asked_at);
+            f.unchanged_until = Some(asked_at.plus(Duration::from_secs(rpo)));
             f.lag_bytes = Some(0);
         });
     } else if active.is_ok() {
+        core.board.set_freshness(row.id, |f| f.unchanged_until = None);
         core.change(row.share_id, |draft| admit_sync(draft, row.id, false, None).map(drop)).await?;
         // The sync itself sets the state when it ends; only an old lag is judged here.
     }
@@ -176,7 +197,7 @@ async fn judge(
     // A replica becomes in_sync by a sync or by a confirmation, never by waiting.
     if !stays && (should == ReplicaState::OutOfSync || unchanged) {
         let why = active.as_ref().err().map(ToString::to_string);
-        observed(core, row, should, why).await?;
+        observed(core, row, None, Some(should), why).await?;
     }
     Ok(())
 }
@@ -192,7 +213,9 @@ async fn judge_storage(
         Ok(report) => {
             core.board.set_freshness(row.id, |f| {
                 f.lag_bytes = report.lag_bytes;
-                if report.up_to_date == Some(true) {
+                let current = report.up_to_date == Some(true);
+                f.unchanged_until = current.then(|| now.plus(Duration::from_secs(rpo)));
+                if current {
                     f.confirmed_at = Some(now);
                 }
             });
@@ -205,33 +228,34 @@ async fn judge_storage(
         }
         Err(error) => (ReplicaState::OutOfSync, Some(error.to_string())),
     };
-    if row.replica_state != Some(should) { observed(core, row, should, why).await } else { Ok(()) }
+    if row.replica_state == Some(should) {
+        Ok(())
+    } else {
+        observed(core, row, None, Some(should), why).await
+    }
 }
 
-/// Logs what was seen of a replica's state, and sets it.
+/// Logs what was seen of an instance, and sets it.
 async fn observed(
     core: &SharedCore,
     row: &Instance,
-    state: ReplicaState,
+    status: Option<InstanceStatus>,
+    state: Option<ReplicaState>,
     reason: Option<String>,
 ) -> Result<(), Denied> {
     let id = row.id;
     core.change(row.share_id, |draft| {
-        let Some(now) = draft.instance(id) else { return Ok(()) };
+        let Some(now) = draft.instance_mut(id) else { return Ok(()) };
         // Something happened since the look.
         if now.replica_state != row.replica_state || now.status != row.status {
             return Ok(());
         }
-        if let Some(now) = draft.instance_mut(id) {
-            now.reason.clone_from(&reason);
-        }
-        let intent = Intent::Observed { instance: id, replica_state: state, reason: reason.clone() };
-        let op = draft.admit(
-            new_op(),
-            intent,
-            vec![Effect::ReplicaState { instance: id, state: Some(state) }],
-            None,
-        );
+        now.reason.clone_from(&reason);
+        let mut effects = Vec::new();
+        effects.extend(status.map(|status| Effect::Status { instance: id, status }));
+        effects.extend(state.map(|state| Effect::ReplicaState { instance: id, state: Some(state) }));
+        let intent = Intent::Observed { instance: id, status, replica_state: state, reason: reason.clone() };
+        let op = draft.admit(new_op(), intent, effects, None);
         draft.append(op, Event::Finished { ending: Ending::Done, error: None }, Vec::new(), None);
         Ok(())
     })

@@ -125,7 +125,7 @@ impl Run {
         let family = self.core.store.family(self.share).await?;
         let intent = self.intent();
         let links = self.look(&intent, &family).await;
-        match self.with_world(&family, &links, |world| plan::plan(&intent, world)) {
+        match self.with_world(&family, &links, |world| plan::plan(&intent, world)).await {
             Some(Ok(steps)) => self.record(Event::Planned { steps }, |_| Vec::new()).await,
             Some(Err(error)) => self.end(Ending::Failed, Some(error)).await,
             None => self.end(Ending::Failed, Some(Error::not_found("the share is gone"))).await,
@@ -148,18 +148,20 @@ impl Run {
         links
     }
 
-    fn with_world<T>(
+    async fn with_world<T>(
         &self,
         family: &Family,
         links: &HashMap<tandem_contract::InstanceId, Link>,
         ask: impl FnOnce(&World<'_>) -> T,
     ) -> Option<T> {
         family.share.as_ref()?;
-        let capabilities = family
-            .instances
-            .iter()
-            .filter_map(|i| Some((i.id, self.core.backends.capabilities_of(i)?)))
-            .collect();
+        let mut capabilities = HashMap::new();
+        for row in family.instances.iter().filter(|i| i.pool.is_some()) {
+            // Opens a driver that nobody has asked since the start.
+            if let Ok(backend) = self.core.backends.of(row).await {
+                capabilities.insert(row.id, backend.capabilities().clone());
+            }
+        }
         let new_points = [PointId(crate::ids::by_time()), PointId(crate::ids::by_time())];
         Some(ask(&World { instances: &family.instances, capabilities: &capabilities, links, new_points }))
     }
@@ -255,6 +257,7 @@ impl Run {
             .with_world(&family, &HashMap::new(), |world| {
                 plan::undo(&self.intent(), &self.state.steps, n, world)
             })
+            .await
             .unwrap_or_default();
         self.record(Event::StepFailed { step: n, error, undo }, |draft| super::rules::failed(draft, &step))
             .await

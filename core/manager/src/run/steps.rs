@@ -25,6 +25,9 @@ use crate::store::Family;
 /// Bytes in a GiB, Manila's unit of sizes.
 pub(super) const GIB: u64 = 1 << 30;
 
+/// Between two looks at whether the back ends have answered after a start.
+const SETTLE: Duration = Duration::from_millis(50);
+
 /// Rows and statuses that follow from a step that ended well.
 pub(super) type Rows = Box<dyn Fn(&mut Draft) -> Vec<Effect> + Send + Sync>;
 
@@ -199,6 +202,11 @@ impl Run {
     async fn place(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
         if scene.row(id)?.pool.is_some() {
             return Ok(Done::nothing());
+        }
+        while !self.core.backends.settled() {
+            if self.cancelled() || crate::run::paused(&self.core, SETTLE).await {
+                return Err(Error::cancelled("stopped before the back ends had answered"));
+            }
         }
         let (Intent::CreateShare { only_host, .. } | Intent::CreateReplica { only_host, .. }) = self.intent()
         else {
