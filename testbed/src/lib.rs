@@ -1,7 +1,8 @@
 //! Scenarios, simulations, benchmarks and end-to-end tests.
 //!
 //! What the tests share: real processes that end with their owner ([`server`]), the stock client ([`client`]), real
-//! trees of files and an independent judge of them ([`tree`]), and waiting for conditions ([`wait`]).
+//! trees of files and an independent judge of them ([`tree`]), and waiting for conditions ([`wait`]). Scenarios that
+//! speak HTTP themselves use [`api`]; real kills and what must be true after them are in [`kill`].
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,8 +11,10 @@
     reason = "everything here runs in tests, where a panic is a failed test with its reason"
 )]
 
+pub mod api;
 pub mod artifacts;
 pub mod client;
+pub mod kill;
 pub mod server;
 pub mod tree;
 pub mod wait;

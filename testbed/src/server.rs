@@ -27,29 +27,34 @@ pub const BACKENDS: [(&str, &str); 3] = [("alpha", "zone-a"), ("beta", "zone-a")
 impl Server {
     /// Prepares a folder with three back ends of the driver `directory`; nothing runs yet.
     pub fn prepare() -> Self {
+        Self::prepare_with("directory", |_, root| format!("{{ root = {root:?} }}"), "")
+    }
+
+    /// The same with another driver: `settings` gives the settings (a TOML table) of the back end of that name whose
+    /// folder that is; `more` joins the settings file before its tables of back ends.
+    pub fn prepare_with(driver: &str, settings: impl Fn(&str, &Path) -> String, more: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("tandem-").tempdir().unwrap();
         std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
         let plugins = folder.path().join("plugins");
         std::fs::create_dir(&plugins).unwrap();
         std::fs::set_permissions(&plugins, Permissions::from_mode(0o755)).unwrap();
-        let library = artifacts::driver("directory");
+        let library = artifacts::driver(driver);
         let installed = plugins.join(library.file_name().unwrap());
         std::fs::copy(library, &installed).unwrap();
         std::fs::set_permissions(&installed, Permissions::from_mode(0o644)).unwrap();
         let server = Self { listen: free_address(), folder, child: None };
-        let mut settings = format!(
-            "listen = \"{}\"\nstate = \"state\"\nplugins = \"plugins\"\n[auth]\nmode = \"noauth\"\n",
+        let mut text = format!(
+            "listen = \"{}\"\nstate = \"state\"\nplugins = \"plugins\"\n[auth]\nmode = \"noauth\"\n{more}\n",
             server.listen
         );
         for (name, zone) in BACKENDS {
-            let root = server.folder.path().join("backends").join(name);
-            settings.push_str(&format!(
-                "[[backends]]\nname = \"{name}\"\ndriver = \"directory\"\navailability_zone = \"{zone}\"\n\
-                 settings = {{ root = {:?} }}\n",
-                root.to_str().unwrap()
+            let own = settings(name, &server.backend(name));
+            text.push_str(&format!(
+                "[[backends]]\nname = \"{name}\"\ndriver = \"{driver}\"\navailability_zone = \"{zone}\"\n\
+                 settings = {own}\n"
             ));
         }
-        std::fs::write(server.settings(), settings).unwrap();
+        std::fs::write(server.settings(), text).unwrap();
         server
     }
 
@@ -62,23 +67,57 @@ impl Server {
 
     /// Starts the server (again) and waits until it is ready.
     pub fn launch(&mut self) {
+        self.spawn(&[]);
+        if let Some(status) = self.ready_or_ended() {
+            panic!("tandemd ended with {status}:\n{}", self.log());
+        }
+    }
+
+    /// Starts the server (again), with more in its environment, and waits for nothing.
+    pub fn spawn(&mut self, environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
         let child = Command::new(artifacts::program("tandemd"))
             .arg("--settings")
             .arg(self.settings())
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
             .unwrap();
         self.child = Some(child);
-        wait::until("the server to be ready", || {
-            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
-                panic!("tandemd ended with {status}:\n{}", self.log());
-            }
-            self.try_tandem(&["status"]).status.success().then_some(())
-        });
+    }
+
+    /// Waits until the server is ready, or has ended by itself and how.
+    pub fn ready_or_ended(&mut self) -> Option<ExitStatus> {
+        wait::until("the server to be ready", || match self.try_ended() {
+            Some(status) => Some(Some(status)),
+            None => self.is_ready().then_some(None),
+        })
+    }
+
+    /// Whether one was started and not yet seen to have ended.
+    pub fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// How the server has ended by itself, if it has.
+    pub fn try_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut().expect("no server runs").try_wait().unwrap();
+        if status.is_some() {
+            self.child = None;
+        }
+        status
+    }
+
+    fn is_ready(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect(&self.listen) else { return false };
+        let ask = format!("GET /v1/ready HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.listen);
+        let mut answer = String::new();
+        stream.write_all(ask.as_bytes()).is_ok()
+            && stream.read_to_string(&mut answer).is_ok()
+            && answer.starts_with("HTTP/1.1 200")
     }
 
     /// Asks the server to end, and waits until it has.
@@ -111,7 +150,8 @@ impl Server {
         }
     }
 
-    fn pid(&self) -> rustix::process::Pid {
+    /// The server's process.
+    pub fn pid(&self) -> rustix::process::Pid {
         rustix::process::Pid::from_child(self.child.as_ref().expect("no server runs"))
     }
 
@@ -123,6 +163,11 @@ impl Server {
     /// The folder of everything.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The folder of a back end.
+    pub fn backend(&self, name: &str) -> PathBuf {
+        self.folder.path().join("backends").join(name)
     }
 
     /// The settings file.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tandem_contract::Error;
 use tandem_host::{Discovery, Library, Options};
 use tandem_manager::clock::{Clock as _, SystemClock};
+use tandem_manager::store::kill_at;
 use tandem_manager::store::sqlite::SqliteStore;
 use tandem_manager::{BackendConfig, Manager};
 use tandem_server::App;
@@ -39,6 +40,7 @@ pub(crate) async fn wire(settings: &Settings) -> Result<Wired, String> {
     let store = SqliteStore::open(&settings.database()).await.map_err(|error| {
         format!("The database {} cannot be opened: {error}.", settings.database().display())
     })?;
+    let store = kill_at::from_environment(Arc::new(store))?;
     let discovery = tandem_host::discover(&settings.plugins);
     for refusal in &discovery.refused {
         tracing::warn!(file = %refusal.path.display(), "A driver was refused: {}.", refusal.reason);
@@ -51,7 +53,7 @@ pub(crate) async fn wire(settings: &Settings) -> Result<Wired, String> {
     managing.host = settings.host.clone().unwrap_or_else(host_name);
     let clock = Arc::new(SystemClock);
     let started_at = clock.now();
-    let manager = Arc::new(Manager::new(Arc::new(store), clock, backends, managing));
+    let manager = Arc::new(Manager::new(store, clock, backends, managing));
     let app = Arc::new(App { manager: manager.clone(), auth, policy, settings: api(settings) });
     let native = Native { app: app.clone(), drivers: driver_files(&discovery), started_at };
     let router = tandem_server::native::router(Arc::new(native)).merge(tandem_server::router(app));

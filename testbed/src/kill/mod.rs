@@ -1,0 +1,121 @@
+//! Real kills of a real server, and what must be true after the next start.
+//!
+//! A [`lab::Lab`] is a server whose state can be put back to where it was. [`matrix`] kills it exactly at each logged
+//! event of an operation (the server's own hook, `TANDEM_KILL_AT`), [`storm`] at random moments from outside, and
+//! [`audit`] judges what the next start made of it: statuses, laws, folders, contents, and whether it can still be used.
+
+pub mod audit;
+pub mod lab;
+pub mod matrix;
+pub mod storm;
+pub mod transfer;
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use crate::api::{Answered, Gone};
+use lab::{Lab, Stage};
+
+/// The operations that are killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `POST /shares`.
+    CreateShare,
+    /// `POST /share-replicas`; the first sync follows it.
+    CreateReplica,
+    /// A sync that was asked for.
+    Sync,
+    /// A planned promotion.
+    Promote,
+    /// `DELETE /share-replicas/{id}`.
+    DeleteReplica,
+    /// `DELETE /shares/{id}`, of a share with one instance left, as Manila wants it.
+    DeleteShare,
+}
+
+impl Kind {
+    /// The word in the operation log.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::CreateShare => "create_share",
+            Self::CreateReplica => "create_replica",
+            Self::Sync => "sync",
+            Self::Promote => "promote",
+            Self::DeleteReplica => "delete_replica",
+            Self::DeleteShare => "delete_share",
+        }
+    }
+
+    /// What must be there before it.
+    pub fn stage(self) -> Stage {
+        match self {
+            Self::CreateShare => Stage::Nothing,
+            Self::CreateReplica | Self::DeleteShare => Stage::Share,
+            Self::Sync | Self::Promote | Self::DeleteReplica => Stage::Pair,
+        }
+    }
+
+    /// Asks for it.
+    pub fn act(self, lab: &Lab) -> Answered<()> {
+        match self {
+            Self::CreateShare => lab.api.create_share(&lab.share_type, lab::HERE).map(drop),
+            Self::CreateReplica => lab.api.create_replica(lab.share(), lab::THERE).map(drop),
+            Self::Sync => {
+                lab.write(&lab.api.export(lab.active())?.ok_or(Gone)?, "changed");
+                lab.api.act(lab.replica(), "resync")
+            }
+            Self::Promote => {
+                lab.write(&lab.api.export(lab.active())?.ok_or(Gone)?, "last word");
+                lab.api.act(lab.replica(), "promote")
+            }
+            Self::DeleteReplica => lab.api.delete_replica(lab.replica()),
+            Self::DeleteShare => lab.api.delete_share(lab.share()),
+        }
+    }
+}
+
+/// One kill and what came of it.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The driver beneath.
+    pub driver: &'static str,
+    /// The operation.
+    pub kind: &'static str,
+    /// Where it was killed: `after 7 step_started promote`.
+    pub point: String,
+    /// What the next start made of it, or what is wrong.
+    pub outcome: Result<String, String>,
+}
+
+/// Every kill of this run, for the table at its end.
+#[derive(Debug, Default)]
+pub struct Table(Mutex<Vec<Row>>);
+
+impl Table {
+    /// An empty table.
+    pub const fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    /// Notes a kill.
+    pub fn note(&self, row: Row) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let width = |column: fn(&Row) -> usize| rows.iter().map(column).max().unwrap_or(0);
+        let (kinds, points) = (width(|r| r.kind.len()), width(|r| r.point.len()));
+        for row in rows.iter() {
+            let (word, what) = match &row.outcome {
+                Ok(what) => ("recovers", what.as_str()),
+                Err(why) => ("BROKEN  ", why.lines().next().unwrap_or_default()),
+            };
+            writeln!(f, "{:9} {:kinds$}  {:points$}  {word}  {what}", row.driver, row.kind, row.point)?;
+        }
+        let good = rows.iter().filter(|row| row.outcome.is_ok()).count();
+        write!(f, "{good} of {} kill points recover", rows.len())
+    }
+}

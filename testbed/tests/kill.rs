@@ -1,0 +1,73 @@
+//! `kill -9` of a real server, at every logged event and at random moments: the next start ends every operation in a
+//! legal resting state, with no hand on it.
+//!
+//! By default: each operation over `directory`, killed after each of its events and before those that follow a driver's
+//! work; one run in which the server dies after every single event; some kills over storage that replicates by itself;
+//! and a storm of random kills. `TANDEM_LONG=1` adds the rest. `TANDEM_SEED` repeats a storm.
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+use tandem_testbed::kill::lab::Beneath;
+use tandem_testbed::kill::matrix::reason;
+use tandem_testbed::kill::{Kind, Table, matrix, storm, transfer};
+
+static TABLE: Table = Table::new();
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let long = std::env::var_os("TANDEM_LONG").is_some_and(|value| value != "0");
+    let seed =
+        std::env::var("TANDEM_SEED").ok().map(|text| text.parse::<u64>().expect("TANDEM_SEED is a number"));
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    let mut trials = Vec::new();
+    // The longest first: two run at once.
+    for kind in [
+        Kind::Promote,
+        Kind::Sync,
+        Kind::CreateReplica,
+        Kind::CreateShare,
+        Kind::DeleteReplica,
+        Kind::DeleteShare,
+    ] {
+        trials.push(trial(format!("{}_at_each_event", kind.word()), move || {
+            matrix::run(kind, Beneath::Directory, long, &TABLE);
+        }));
+    }
+    trials.push(trial("a_storm".into(), move || storm::run(seed, if long { 150 } else { 12 }, &TABLE)));
+    let lives = if long {
+        &[Kind::Promote, Kind::Sync, Kind::CreateReplica, Kind::CreateShare][..]
+    } else {
+        &[Kind::Promote]
+    };
+    for &kind in lives {
+        trials.push(trial(format!("{}_one_event_a_life", kind.word()), move || {
+            matrix::one_event_a_life(kind, Beneath::Directory, &TABLE);
+        }));
+    }
+    let by_storage = if long {
+        &[Kind::Promote, Kind::CreateReplica, Kind::DeleteReplica, Kind::Sync][..]
+    } else {
+        &[Kind::CreateReplica]
+    };
+    for &kind in by_storage {
+        trials.push(trial(format!("{}_by_the_storage_at_each_event", kind.word()), move || {
+            matrix::run(kind, Beneath::Storage, long, &TABLE);
+        }));
+    }
+    trials.push(trial("a_transfer_goes_on_where_a_kill_cut_it".into(), || transfer::cut_by_a_kill(&TABLE)));
+    trials.push(trial("a_transfer_goes_on_where_sigterm_cut_it".into(), || transfer::cut_by_a_stop(&TABLE)));
+
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if !arguments.list {
+        println!("{TABLE}");
+    }
+    conclusion.exit_code()
+}
+
+/// A trial whose panic is its failure.
+fn trial(name: String, work: impl Fn() + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(&work)).map_err(|panic| reason(&*panic).into())
+    })
+}
