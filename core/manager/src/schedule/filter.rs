@@ -39,10 +39,8 @@ fn is_the_host(request: &PlacementRequest, view: &PoolView) -> Result<(), String
 /// The zone asked for, and the share type's `availability_zones`, a list with commas.
 fn is_in_zone(request: &PlacementRequest, view: &PoolView) -> Result<(), String> {
     let zone = view.availability_zone.as_str();
-    if let Some(wanted) = &request.availability_zone {
-        if wanted != zone {
-            return Err(format!("it is in {zone}, not in {wanted}"));
-        }
+    if let Some(wanted) = request.availability_zone.as_ref().filter(|wanted| *wanted != zone) {
+        return Err(format!("it is in {zone}, not in {wanted}"));
     }
     let Some(listed) = request.extra_specs.get("availability_zones") else { return Ok(()) };
     let listed: Vec<&str> = listed.split(',').map(str::trim).filter(|z| !z.is_empty()).collect();
@@ -92,10 +90,9 @@ fn takes_one_more(request: &PlacementRequest, view: &PoolView) -> Result<(), Str
         u32::try_from(wanted.existing.len()).unwrap_or(u32::MAX).saturating_add(wanted.new_instances);
     let of_active = wanted.active.as_ref().map(|(_, able)| able);
     for able in [Some(&view.backend.capabilities), of_active].into_iter().flatten() {
-        if let Some(most) = able.replication.as_ref().and_then(|r| r.max_instances) {
-            if in_all > most {
-                return Err(format!("a share can have at most {most} instances there, not {in_all}"));
-            }
+        let most = able.replication.as_ref().and_then(|r| r.max_instances);
+        if let Some(most) = most.filter(|most| in_all > *most) {
+            return Err(format!("a share can have at most {most} instances there, not {in_all}"));
         }
     }
     Ok(())

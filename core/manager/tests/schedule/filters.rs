@@ -80,7 +80,7 @@ fn protocols() {
     let asked = |protocol: &str| PlacementRequest { protocol: protocol.into(), ..request(1) };
     assert_eq!(chosen(&asked("cephfs"), &[pool("a"), cephfs.clone()]), "b");
     assert_eq!(chosen(&asked("Cifs"), &[cephfs.clone(), pool("a")]), "a");
-    assert_eq!(chosen(&asked(""), &[cephfs.clone()]), "b");
+    assert_eq!(chosen(&asked(""), std::slice::from_ref(&cephfs)), "b");
     assert!(refused(&asked("NFS"), &[cephfs]).contains("it serves CEPHFS, not NFS"));
 }
 
@@ -115,7 +115,7 @@ fn share_types_choose_by_facts() {
     for spec in [("driver_handles_share_servers", "True"), ("tier", "silver"), ("thin_provisioning", "True")]
     {
         let sentence = refused(&specs(request(1), &[spec]), &pools);
-        assert!(sentence.contains(&format!("2 by the share type: ")), "{sentence}");
+        assert!(sentence.contains("2 by the share type: "), "{sentence}");
         assert!(
             sentence.contains(&format!("wants `{}`", spec.1)) || sentence.contains("to be `"),
             "{sentence}"
@@ -183,7 +183,11 @@ fn domains_and_transports() {
         (by("a", streams(&["1"])), with(by("b", streams(&["1"])), |p| p.backend.driver = "other".into())),
     ];
     for (active, candidate) in passes {
-        assert_eq!(chosen(&replica_of(&active), &[candidate.clone()]), "b", "{active:?} {candidate:?}");
+        assert_eq!(
+            chosen(&replica_of(&active), std::slice::from_ref(&candidate)),
+            "b",
+            "{active:?} {candidate:?}"
+        );
     }
     let fails = [
         (domain("a", "x"), domain("b", "y"), "replication domain y"),
@@ -211,7 +215,7 @@ fn domains_and_transports() {
 fn not_more_instances_than_the_storage_takes() {
     let at_most = |name: &str, most: u32| with(pool(name), |p| replicates(p).max_instances = Some(most));
     let two = at_most("b", 2);
-    assert_eq!(chosen(&replica_of(&pool("a")), &[two.clone()]), "b");
+    assert_eq!(chosen(&replica_of(&pool("a")), std::slice::from_ref(&two)), "b");
     let mut third = replica_of(&pool("a"));
     third.replication.as_mut().unwrap().existing.push(pool("c").address);
     assert!(refused(&third, &[two]).contains("at most 2 instances there, not 3"));

@@ -323,6 +323,19 @@ pub(crate) async fn family_is_whole(store: &dyn Store) {
     assert_eq!(unfinished.iter().map(|o| o.id).collect::<Vec<_>>(), [30, 31, 32].map(op_id));
 }
 
+pub(crate) async fn following_names_each_share_once(store: &dyn Store) {
+    let rows = [
+        row(replica(11, 2, ReplicaState::Active)),
+        row(replica(12, 2, ReplicaState::OutOfSync)),
+        row(replica(13, 2, ReplicaState::Error)),
+        row(replica(14, 1, ReplicaState::InSync)),
+        row(replica(15, 3, ReplicaState::Active)),
+        row(instance(16, 4)),
+    ];
+    store.commit(put(rows)).await.unwrap();
+    assert_eq!(store.following().await.unwrap(), [1, 2].map(share_id));
+}
+
 pub(crate) async fn promised_counts_shares_by_pool(store: &dyn Store) {
     const GIB: u64 = 1 << 30;
     let placed = |n: u64, of: u64, backend: &str| row(Instance { pool: pool(backend), ..instance(n, of) });

@@ -43,6 +43,7 @@ on_both![
     cases::concurrent_writers_lose_nothing,
     cases::prune_keeps_the_newest_sync,
     cases::family_is_whole,
+    cases::following_names_each_share_once,
     cases::promised_counts_shares_by_pool,
     queries::shares_filter,
     queries::shares_sort_and_page,

@@ -182,6 +182,7 @@ async fn same(memory: &MemoryStore, sqlite: &SqliteStore, queries: &[ShareQuery]
     }
     assert_eq!(memory.share_types().await, sqlite.share_types().await);
     assert_eq!(memory.unfinished().await, sqlite.unfinished().await);
+    assert_eq!(memory.following().await, sqlite.following().await);
     assert_eq!(memory.promised().await, sqlite.promised().await);
     let all = OperationQuery::default();
     assert_eq!(memory.operations(&all).await, sqlite.operations(&all).await);

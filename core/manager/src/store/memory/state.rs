@@ -82,10 +82,9 @@ impl State {
                 Undo::Usage(id, old) => restore(&mut self.usages, id, old),
                 Undo::Operation(id, old) => restore(&mut self.operations, id, old.map(|old| *old)),
                 Undo::Event(position) => {
-                    if let Some(event) = self.events.remove(&position) {
-                        if let Some(positions) = self.log.get_mut(&event.op) {
-                            positions.pop();
-                        }
+                    let op = self.events.remove(&position).map(|event| event.op);
+                    if let Some(positions) = op.and_then(|op| self.log.get_mut(&op)) {
+                        positions.pop();
                     }
                     self.newest = position - 1;
                 }
