@@ -84,7 +84,7 @@ fn store(path: &Path, before: &Sites, after: &Sites) -> std::io::Result<()> {
     }
     let beside = path.join("world.json.new");
     let mut file = File::create(&beside)?;
-    file.write_all(&serde_json::to_vec_pretty(after)?)?;
+    file.write_all(&serde_json::to_vec(after)?)?;
     file.sync_all()?;
     fs::rename(&beside, path.join("world.json"))?;
     for files in &gone {

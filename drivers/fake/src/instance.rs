@@ -26,6 +26,7 @@ pub(crate) struct Instance {
     pub(crate) served: bool,
     /// Attached for a copy; whether read-only.
     pub(crate) attached: Option<bool>,
+    #[serde(with = "crate::hex::named")]
     pub(crate) data: Data,
     /// Points it holds, oldest first.
     pub(crate) points: Vec<Point>,
@@ -46,6 +47,7 @@ pub(crate) struct Instance {
 pub(crate) struct Point {
     pub(crate) id: PointId,
     pub(crate) fingerprint: String,
+    #[serde(with = "crate::hex::named")]
     pub(crate) data: Data,
 }
 
@@ -54,6 +56,7 @@ pub(crate) struct Point {
 pub(crate) struct Partial {
     pub(crate) to: PointId,
     pub(crate) from: Option<PointId>,
+    #[serde(with = "crate::hex")]
     pub(crate) body: Vec<u8>,
 }
 

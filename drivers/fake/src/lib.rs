@@ -12,6 +12,8 @@ mod config;
 mod driver;
 mod fault;
 mod folder;
+mod hex;
+mod inspect;
 mod instance;
 mod observe;
 mod peers;
@@ -22,6 +24,7 @@ mod world;
 pub use config::{Config, Mode};
 pub use driver::Fake;
 pub use fault::{Fault, What};
+pub use inspect::Inspected;
 pub use world::{Data, Event, World, Write, WriteRefused};
 
 tandem_sdk::export_driver!(Fake: Attachable, Replication, Quiescable, Streamed, Reachable, StorageReplicated);

@@ -37,6 +37,7 @@ struct Header {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Delta {
+    #[serde(with = "crate::hex::named")]
     set: Data,
     remove: Vec<String>,
 }
