@@ -165,6 +165,7 @@ impl Receiver<'_> {
         let continues =
             partial.filter(|p| p.path == path && p.proof == proof && p.chunks == skip && skip > 0);
         let file = if continues.is_some() {
+            self.staging.mark.resume.partial = continues;
             let (dir, name) = self.tree.parent(&path).at("open the folder of", &path)?;
             // It may have been complete already, with its own permissions, when this side was killed.
             let _ = rustix::fs::chmodat(dir, name, Mode::RUSR | Mode::WUSR, AtFlags::empty());

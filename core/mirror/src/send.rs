@@ -172,6 +172,10 @@ impl Sender<'_> {
             put.skip = partial.chunks;
         }
         self.out.put(&put)?;
+        if put.carry.is_empty() {
+            // What it is now needs nothing that the receiver lacks.
+            return Ok(());
+        }
         let original = put.original.unwrap_or_else(|| put.entry.clone());
         let mut sent = put.entry;
         let indices = put.carry.iter().flat_map(|(from, to)| *from..*to).skip(put.skip as usize);
