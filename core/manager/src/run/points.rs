@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tandem_contract::{
-    DiscardPartial, Error, InstanceId, MakePoint, Observation, Outcome, PointId, PointInfo, ReceiveSpec,
-    ReleasePoint, Retry, SendSpec, Transport, UpdateReplicaState,
+    DiscardPartial, Error, InstanceId, InstanceInfo, MakePoint, Observation, Outcome, PointId, PointInfo,
+    ReceiveSpec, ReleasePoint, Retry, SendSpec, Style, Transport, UpdateReplicaState,
 };
 use tandem_host::{CallContext, transfer};
 
 use super::execute::Run;
-use super::steps::{Done, Scene};
+use super::steps::{Done, Scene, set_exports};
 use crate::model::PointRecord;
 use crate::oplog::Event;
 use crate::plan::Step;
@@ -67,7 +67,7 @@ impl Run {
         let here = there(self.observe(source_row).await?, source)?;
         let at_dest = there(self.observe(dest_row).await?, dest)?;
         if at_dest.points.iter().any(|p| p.id == point && p.fingerprint == record.info.fingerprint) {
-            return Ok(arrived(dest, record, 0, None, scene));
+            return Ok(arrived(dest, record, 0, None, scene, Some(at_dest)));
         }
         let mut resume = at_dest.resume.clone();
         if resume.as_ref().is_some_and(|r| r.to.is_some_and(|to| to != point)) {
@@ -107,7 +107,10 @@ impl Run {
         remarks.extend(received.remarks);
         remarks.dedup();
         let remark = (!remarks.is_empty()).then(|| remarks.join("; "));
-        Ok(arrived(dest, record, received.bytes.max(sent.bytes), remark, scene))
+        // What users may read can be reached only once something whole has arrived.
+        let first = dest_row.exports.is_empty() && scene.share.replication == Some(Style::Readable);
+        let now = if first { self.observe(dest_row).await? } else { None };
+        Ok(arrived(dest, record, received.bytes.max(sent.bytes), remark, scene, now))
     }
 
     /// Lets go of every point that is no instance's newest, no unfinished operation's, and nothing a partial transfer
@@ -269,13 +272,24 @@ fn common_format(
     formats(source).into_iter().find(|f| theirs.contains(f))
 }
 
-/// The rows that follow from an arrived point.
-fn arrived(dest: InstanceId, record: PointRecord, bytes: u64, remark: Option<String>, scene: &Scene) -> Done {
+/// The rows that follow from an arrived point; `seen` brings where the destination is reached since.
+fn arrived(
+    dest: InstanceId,
+    record: PointRecord,
+    bytes: u64,
+    remark: Option<String>,
+    scene: &Scene,
+    seen: Option<Observation>,
+) -> Done {
     let epoch = scene.share.epoch;
+    let info = seen.map(|seen| InstanceInfo { exports: seen.exports, ..InstanceInfo::default() });
     Done {
         bytes: Some(bytes),
         remark,
         rows: Box::new(move |draft| {
+            if let Some(info) = &info {
+                set_exports(draft, dest, info);
+            }
             if let Some(row) = draft.instance_mut(dest) {
                 row.point = Some(record.clone());
                 row.epoch = epoch;

@@ -428,7 +428,7 @@ fn unserved(id: InstanceId) -> Done {
 }
 
 /// Takes over exports; those whose path stays keep their id.
-fn set_exports(draft: &mut Draft, id: InstanceId, info: &InstanceInfo) {
+pub(super) fn set_exports(draft: &mut Draft, id: InstanceId, info: &InstanceInfo) {
     let now = draft.now;
     let Some(row) = draft.instance_mut(id) else { return };
     let old = std::mem::take(&mut row.exports);
