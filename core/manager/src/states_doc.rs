@@ -237,6 +237,8 @@ fn words(steps: &[Step]) -> String {
         Step::ReleasePoints => "release points".into(),
         Step::AwaitUpToDate { instance } => format!("await {} up to date", who(instance)),
         Step::Quiesce { instance, .. } => format!("quiesce {}", who(instance)),
+        Step::Cast { instance, read_only: true } => format!("cast {} read-only", who(instance)),
+        Step::Cast { instance, .. } => format!("let {} be written", who(instance)),
         Step::ResumeWrites { instance } => format!("resume writes {}", who(instance)),
         Step::RaiseEpoch => "raise epoch".into(),
         Step::Demote { instance, .. } => format!("demote {}", who(instance)),

@@ -82,6 +82,13 @@ pub enum Step {
         /// Seconds to let users settle.
         wait_seconds: Option<u64>,
     },
+    /// Let rules grant at most read, or what they say again: holds writers back where the driver cannot quiesce.
+    Cast {
+        /// The active instance.
+        instance: InstanceId,
+        /// At most read.
+        read_only: bool,
+    },
     /// Let writers go on.
     ResumeWrites {
         /// The instance.
@@ -126,7 +133,7 @@ impl Step {
     /// Whether a failure of it is only remarked: what it leaves is for reconciliation, and what it follows is past the
     /// operation's commit point.
     pub const fn is_soft(&self) -> bool {
-        matches!(self, Self::ApplyAccess { .. } | Self::ReleasePoints | Self::ResumeWrites { .. })
+        matches!(self, Self::ApplyAccess { .. } | Self::ReleasePoints)
     }
 
     /// Whether it goes on trying while the storage is away, for as long as nobody cancels: removals, which have

@@ -92,9 +92,9 @@ pub(super) fn undo_sync(steps: &[Step]) -> Vec<Step> {
     if steps.contains(&Step::ReleasePoints) { vec![Step::ReleasePoints] } else { Vec::new() }
 }
 
-/// Planned: the bulk while users still write; then writers are held back (before the last point where the driver can
-/// quiesce, by the demotion itself where it cannot), the last point, and the switch. Forced, when the active cannot
-/// be asked: the epoch, and the switch.
+/// Planned: the bulk while users still write; then writers are held back (quiesced, or by rules cast to read-only where
+/// the driver cannot), the last point, and the switch. Forced, when the active cannot be asked: the epoch, and the
+/// switch.
 pub(super) fn promote(
     world: &World<'_>,
     instance: InstanceId,
@@ -119,30 +119,23 @@ pub(super) fn promote(
             ]);
         }
     };
-    let quiesce = world.can_quiesce(old).then_some(Step::Quiesce { instance: old, wait_seconds });
+    let hold = if world.can_quiesce(old) {
+        Step::Quiesce { instance: old, wait_seconds }
+    } else {
+        Step::Cast { instance: old, read_only: true }
+    };
     let mut steps = Vec::new();
-    let demote = [Step::RaiseEpoch, Step::Demote { instance: old, to: Demotion::Secondary }];
     if world.by_storage(old) {
-        steps.push(Step::AwaitUpToDate { instance });
-        if let Some(quiesce) = quiesce {
-            steps.extend([quiesce, Step::AwaitUpToDate { instance }]);
-        }
-        steps.extend(demote);
+        steps.extend([Step::AwaitUpToDate { instance }, hold, Step::AwaitUpToDate { instance }]);
     } else {
         let bulk = resumable(world, old, instance).unwrap_or(world.new_points[0]);
-        let last = world.new_points[1];
         let carry =
             |point| [Step::MakePoint { source: old, point }, Step::Transfer { source: old, instance, point }];
         steps.extend(carry(bulk));
-        if let Some(quiesce) = quiesce {
-            steps.push(quiesce);
-            steps.extend(carry(last));
-            steps.extend(demote);
-        } else {
-            steps.extend(demote);
-            steps.extend(carry(last));
-        }
+        steps.push(hold);
+        steps.extend(carry(world.new_points[1]));
     }
+    steps.extend([Step::RaiseEpoch, Step::Demote { instance: old, to: Demotion::Secondary }]);
     steps.extend([
         Step::Promote { instance, forced: false },
         Step::ApplyAccess { instance },
@@ -174,9 +167,13 @@ pub(super) fn undo_promote(instance: InstanceId, steps: &[Step], failed: usize) 
         if reached(&|s| matches!(s, Step::Promote { .. })) {
             undo.push(Step::Demote { instance, to: Demotion::Secondary });
         }
-        undo.extend([Step::Promote { instance: old, forced: false }, Step::ApplyAccess { instance: old }]);
-    } else if reached(&|s| matches!(s, Step::Quiesce { .. })) {
+        undo.push(Step::Promote { instance: old, forced: false });
+    }
+    if reached(&|s| matches!(s, Step::Quiesce { .. })) {
         undo.push(Step::ResumeWrites { instance: old });
+    }
+    if reached(&|s| matches!(s, Step::Cast { .. } | Step::Demote { .. })) {
+        undo.push(Step::Cast { instance: old, read_only: false });
     }
     if steps.contains(&Step::ReleasePoints) {
         undo.push(Step::ReleasePoints);

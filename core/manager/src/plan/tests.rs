@@ -112,13 +112,12 @@ proptest! {
         let demote = at(&steps, |s| matches!(s, Step::Demote { instance: OLD, to: Demotion::Secondary })).unwrap();
         let promote = at(&steps, |s| matches!(s, Step::Promote { instance: NEW, forced: false })).unwrap();
         prop_assert!(raise < demote && demote < promote);
-        let held = if quiesce { at(&steps, |s| matches!(s, Step::Quiesce { .. })).unwrap() } else { demote };
-        // Something is carried, or waited for, after writers were held back and before the switch (storage without
-        // quiesce replicates by itself until the demotion).
+        let held = at(&steps, |s| matches!(s, Step::Quiesce { .. } | Step::Cast { read_only: true, .. })).unwrap();
+        // Something is carried, or waited for, after writers were held back and before the switch.
         let carried = steps.iter().enumerate().any(|(i, s)| {
-            i > held && i < promote && matches!(s, Step::Transfer { .. } | Step::AwaitUpToDate { .. })
+            i > held && i < raise && matches!(s, Step::Transfer { .. } | Step::AwaitUpToDate { .. })
         });
-        prop_assert!(carried || (storage && !quiesce));
+        prop_assert!(carried);
     }
 
     /// Wherever a promotion fails before its commit point, the way back ends with the source active and writable; and
@@ -144,10 +143,12 @@ proptest! {
                     let fenced = at(&back, |s| matches!(s, Step::Demote { instance: NEW, .. })).unwrap();
                     prop_assert!(fenced < again);
                 }
-            } else if quiesced {
-                let resumed = back.contains(&Step::ResumeWrites { instance: OLD });
-                prop_assert!(resumed);
             }
+            let resumed = back.contains(&Step::ResumeWrites { instance: OLD });
+            prop_assert_eq!(resumed, quiesced);
+            let cast = steps[..=failed].iter().any(|s| matches!(s, Step::Cast { .. }));
+            let given_back = back.contains(&Step::Cast { instance: OLD, read_only: false });
+            prop_assert!(given_back || !cast);
             Ok(())
         })?;
     }

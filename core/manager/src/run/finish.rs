@@ -216,6 +216,13 @@ pub(super) fn left_behind(draft: &mut Draft, step: &Step, error: &Error) -> Vec<
             }
             vec![status(*instance, InstanceStatus::Error)]
         }
+        Step::Cast { instance, .. } | Step::ResumeWrites { instance } => {
+            if let Some(row) = draft.instance_mut(*instance) {
+                row.cast_rules_to_readonly = false;
+                row.reason = Some(format!("could not be made writable again: {error}"));
+            }
+            vec![status(*instance, InstanceStatus::Error)]
+        }
         _ => Vec::new(),
     }
 }

@@ -161,6 +161,7 @@ impl Run {
                 self.ask(&backend, verb).await?;
                 Ok(Done::nothing())
             }
+            Step::Cast { instance, read_only } => self.cast(&scene, *instance, *read_only).await,
             Step::ResumeWrites { instance } => {
                 let backend = self.core.backends.of(scene.row(*instance)?).await?;
                 self.ask(&backend, ResumeWrites { instance: *instance, epoch: scene.share.epoch }).await?;
@@ -293,6 +294,19 @@ impl Run {
         }))
     }
 
+    /// Holds writers back by the rules, or gives them what their rules say again.
+    async fn cast(&self, scene: &Scene, id: InstanceId, read_only: bool) -> Result<Done, Error> {
+        let backend = self.core.backends.of(scene.row(id)?).await?;
+        let access = AccessSpec { rules: super::rules::wanted(&scene.family.rules, id), read_only };
+        self.ask(&backend, UpdateAccess { instance: id, epoch: scene.share.epoch, access }).await?;
+        Ok(Done::with(move |draft| {
+            if let Some(row) = draft.instance_mut(id) {
+                row.cast_rules_to_readonly = read_only;
+            }
+            Vec::new()
+        }))
+    }
+
     async fn demote(&self, scene: &Scene, id: InstanceId, to: Demotion) -> Result<Done, Error> {
         let backend = self.core.backends.of(scene.row(id)?).await?;
         let epoch = scene.share.epoch;
@@ -364,6 +378,9 @@ impl Run {
         } else if !is_active && seen.role == Role::Active {
             let to = if row.fenced { Demotion::Fenced } else { Demotion::Secondary };
             self.ask(&backend, DemoteReplica { instance: id, epoch, to }).await?;
+        }
+        if seen.quiesced {
+            self.ask(&backend, ResumeWrites { instance: id, epoch }).await?;
         }
         let info = self.ask(&backend, EnsureInstance { instance: id, epoch }).await?.into_inner();
         Ok(served(id, info, &scene.share))
