@@ -21,7 +21,10 @@ impl Openstack {
     /// Runs `openstack` with these arguments.
     pub fn output(&self, arguments: &[&str]) -> Output {
         println!("$ openstack {}", arguments.join(" "));
-        Command::new(artifacts::client().join("bin/openstack"))
+        // With --wait it waits for ever for what has failed.
+        Command::new("timeout")
+            .args(["--kill-after=5", "240"])
+            .arg(artifacts::client().join("bin/openstack"))
             .args(arguments)
             .env("OS_AUTH_TYPE", "none")
             .env("OS_ENDPOINT", &self.endpoint)

@@ -1,7 +1,7 @@
 //! Third-party crates: licences that allow everything we do, from crates.io only.
 //!
 //! This is the part of `cargo deny check` that needs no installation; see
-//! `docs/decisions/third-party-checks.md` for why both exist. `.deny.toml` is the one list for both.
+//! `docs/decisions/0004-third-party-checks.md` for why both exist. `.deny.toml` is the one list for both.
 
 use crate::{
     Result,
