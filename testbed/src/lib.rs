@@ -16,5 +16,6 @@ pub mod artifacts;
 pub mod client;
 pub mod kill;
 pub mod server;
+pub mod sim;
 pub mod tree;
 pub mod wait;

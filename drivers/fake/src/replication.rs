@@ -172,6 +172,8 @@ impl Fake {
         instance.epoch = epoch;
         instance.role = role;
         instance.quiesced = false;
+        // The call confirms the epoch: it is served as its role says, if that is to be served at all.
+        instance.served = true;
         Ok(Outcome::Changed(self.info(instance)))
     }
 

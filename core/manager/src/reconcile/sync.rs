@@ -113,7 +113,7 @@ async fn look(core: &SharedCore, share: ResourceId) -> Result<Duration, Denied> 
         if let Some(why) = failure(&own) {
             observed(core, follower, None, Some(ReplicaState::Error), Some(why)).await?;
         } else if is_by_storage(core, follower) {
-            judge_storage(core, follower, own, rpo).await?;
+            judge_storage(core, follower, &active_report, own, rpo).await?;
         } else {
             judge(core, follower, &active_report, asked_at, rpo).await?;
         }
@@ -205,10 +205,18 @@ async fn judge(
 async fn judge_storage(
     core: &SharedCore,
     row: &Instance,
+    active: &Result<ReplicaReport, Error>,
     report: Result<ReplicaReport, Error>,
     rpo: u64,
 ) -> Result<(), Denied> {
     let now = core.clock.now();
+    let idle = |r: &ReplicaReport| {
+        r.up_to_date == Some(false) && r.resync.is_none() && r.split_brain.is_none()
+    };
+    if active.is_ok() && report.as_ref().is_ok_and(idle) {
+        // It is behind and nothing moves: an operation that should have connected it failed. A sync connects it.
+        core.change(row.share_id, |draft| admit_sync(draft, row.id, false, None).map(drop)).await?;
+    }
     let (should, why) = match report {
         Ok(report) => {
             core.board.set_freshness(row.id, |f| {

@@ -165,6 +165,10 @@ fn repair(draft: &mut Draft, instance: InstanceId, done: bool, reason: Option<St
     if row.replica_state == Some(ReplicaState::Error) {
         set.push(state(instance, ReplicaState::OutOfSync));
     }
+    if row.replica_state.is_some_and(|state| state != ReplicaState::Active) && !row.fenced && !row.unfenced {
+        // Its creation may have ended before it was connected.
+        let _ = admit_sync(draft, instance, false, None);
+    }
     set
 }
 

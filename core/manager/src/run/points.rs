@@ -13,7 +13,7 @@ use tandem_host::{CallContext, transfer};
 
 use super::execute::Run;
 use super::steps::{Done, Scene, set_exports};
-use crate::model::PointRecord;
+use crate::model::{Intent, PointRecord};
 use crate::oplog::Event;
 use crate::plan::Step;
 
@@ -137,7 +137,13 @@ impl Run {
             }
         }
         let now = self.scene().await?;
-        keep.extend(now.family.instances.iter().filter_map(|i| i.point.as_ref()).map(|p| p.info.id));
+        // A replica that is being removed needs nothing any more, although its row is still there.
+        let leaves = match self.intent() {
+            Intent::DeleteReplica { instance, .. } => Some(instance),
+            _ => None,
+        };
+        let stay = now.family.instances.iter().filter(|i| Some(i.id) != leaves);
+        keep.extend(stay.filter_map(|i| i.point.as_ref()).map(|p| p.info.id));
         for op in &now.family.operations {
             if op.id != self.op {
                 keep.extend(self.points_of(op.id).await?);

@@ -1,0 +1,210 @@
+//! The laws of rest: what must be true once a manager has nothing left to do, whatever happened before.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tandem_contract::{InstanceId, PointId, ReplicaState, Role, Style};
+use tandem_driver_fake::Inspected;
+use tandem_manager::model::{Instance, InstanceStatus, RuleState};
+use tandem_manager::store::{Family, InstanceQuery, ShareQuery, Store};
+
+use super::{Life, Sim, Transport};
+
+/// Bytes in a GiB.
+const GIB: u64 = 1 << 30;
+
+/// Every law of rest that is broken, as sentences. Writes as users do: it is the last look at a simulation, or the
+/// manager carries on what was written.
+pub async fn at_rest(life: &Life<'_>) -> Vec<String> {
+    let sim = life.sim;
+    let mut wrong = Vec::new();
+    let seen: BTreeMap<InstanceId, Inspected> =
+        sim.world.inspect().into_iter().map(|i| (i.instance, i)).collect();
+    let rows = sim.rows.instances(&InstanceQuery::default()).await.expect("the store answers").items;
+    for op in sim.rows.unfinished().await.expect("the store answers") {
+        wrong.push(format!("operation {} ({}) is {:?}", op.id, op.intent.kind(), op.status));
+    }
+    match life.manager.doctor().await {
+        Ok(findings) => wrong.extend(
+            findings
+                .into_iter()
+                .filter(|f| f.severity == "error")
+                .map(|f| format!("doctor, law {}: {}: {}", f.law, f.subject, f.message)),
+        ),
+        Err(e) => wrong.push(format!("doctor: {e}")),
+    }
+    for there in seen.values() {
+        match rows.iter().find(|row| row.id == there.instance) {
+            None => wrong.push(format!("orphan {} on {}", there.instance, there.site)),
+            Some(row) if row.backend() != Some(&there.site) => {
+                wrong.push(format!("{} is on {}, its row says {:?}", row.id, there.site, row.pool));
+            }
+            Some(_) => {}
+        }
+    }
+    for share in sim.rows.shares(&ShareQuery::default()).await.expect("the store answers").items {
+        let family = sim.rows.family(share.id).await.expect("the store answers");
+        of_share(sim, &family, &seen, &mut wrong);
+    }
+    wrong
+}
+
+fn of_share(sim: &Sim, family: &Family, seen: &BTreeMap<InstanceId, Inspected>, wrong: &mut Vec<String>) {
+    let Some(share) = &family.share else { return };
+    let mut say = |what: String| wrong.push(format!("share {}: {what}", share.id));
+    for row in family.instances.iter().filter(|i| i.status.is_transient()) {
+        say(format!("{} is {} for ever", row.id, row.status));
+    }
+    let active: Vec<&Instance> = family
+        .instances
+        .iter()
+        .filter(|i| i.replica_state.is_none_or(|state| state == ReplicaState::Active))
+        .collect();
+    let [active] = active[..] else {
+        say(format!("{} instances are active by their rows", active.len()));
+        return;
+    };
+    let serves = !matches!(active.status, InstanceStatus::Error | InstanceStatus::ErrorDeleting);
+    let Some(source) = seen.get(&active.id) else {
+        if serves {
+            say(format!("{} is {}, but its storage is gone", active.id, active.status));
+        }
+        return;
+    };
+    if !serves {
+        return;
+    }
+    if source.role != Role::Active || source.epoch != share.epoch {
+        say(format!(
+            "{} should be active at epoch {}, and is {:?} at epoch {}",
+            active.id, share.epoch, source.role, source.epoch
+        ));
+    }
+    if source.quiesced || source.read_only || !source.served {
+        say(format!("users cannot write to the active {}: {source:?}", active.id));
+    }
+    if active.status == InstanceStatus::Available && source.size_bytes != share.size_gb * GIB {
+        say(format!("{} has {} bytes, the share {} GiB", active.id, source.size_bytes, share.size_gb));
+    }
+    let lost = sim.stage.clients(|clients, _| match clients.may_have_lost(share.id) {
+        true => Vec::new(),
+        false => clients.missing(share.id, &source.data),
+    });
+    if !lost.is_empty() {
+        say(format!("acknowledged writes are lost: {lost:?}"));
+    }
+    for row in family.instances.iter().filter(|row| row.id != active.id) {
+        let Some(there) = seen.get(&row.id) else {
+            if row.status == InstanceStatus::Available {
+                say(format!("{} is available, but its storage is gone", row.id));
+            }
+            continue;
+        };
+        follower(family, row, source, there, &mut say);
+    }
+    points(family, seen, source, &mut say);
+    rules(family, seen, &mut say);
+    if !wrong.is_empty() {
+        return;
+    }
+    let mut say = |what: String| wrong.push(format!("share {}: {what}", share.id));
+    let writes = |site: &str, id| sim.stage.clients(|clients, world| clients.write(world, site, id, 8));
+    for there in seen.values().filter(|there| there.resource == share.id) {
+        let may = there.instance == active.id || there.style == Some(Style::Writable);
+        if writes(&there.site, there.instance) != may {
+            say(format!("a write to {} was {}", there.instance, if may { "refused" } else { "taken" }));
+        }
+    }
+}
+
+/// What follows is in sync and the same; what was fenced serves nobody.
+fn follower(
+    family: &Family,
+    row: &Instance,
+    source: &Inspected,
+    there: &Inspected,
+    say: &mut impl FnMut(String),
+) {
+    if row.unfenced {
+        say(format!("{} is still unfenced", row.id));
+    }
+    if there.role == Role::Active && there.style != Some(Style::Writable) {
+        say(format!("{} is active on its storage, but not by its row", row.id));
+    }
+    if row.fenced {
+        if there.role != Role::Fenced {
+            say(format!("{} is fenced by its row, and {:?} on its storage", row.id, there.role));
+        }
+        return;
+    }
+    if row.status != InstanceStatus::Available {
+        return;
+    }
+    if row.replica_state != Some(ReplicaState::InSync) {
+        say(format!("{} is {:?} at rest: {:?}", row.id, row.replica_state, row.reason));
+    }
+    if there.data != source.data {
+        say(format!("{} does not hold what the active one holds", row.id));
+    }
+    if there.partial.is_some() {
+        say(format!("{} keeps a partial receive that nothing continues", row.id));
+    }
+    if family.share.as_ref().is_some_and(|s| there.size_bytes < s.size_gb * GIB) {
+        say(format!("{} is smaller than its share", row.id));
+    }
+    if !there.served {
+        say(format!("{} is not served again", row.id));
+    }
+}
+
+/// No point is kept that no replica needs; no link leads to what is gone.
+fn points(
+    family: &Family,
+    seen: &BTreeMap<InstanceId, Inspected>,
+    source: &Inspected,
+    say: &mut impl FnMut(String),
+) {
+    let needed: BTreeSet<PointId> = family
+        .instances
+        .iter()
+        .filter_map(|row| row.point.as_ref())
+        .map(|point| point.info.id)
+        .chain(family.instances.iter().filter_map(|row| seen.get(&row.id)?.partial))
+        .collect();
+    for there in family.instances.iter().filter_map(|row| seen.get(&row.id)) {
+        for point in there.points.iter().filter(|point| !needed.contains(point)) {
+            say(format!("{} keeps point {point}, which nobody needs", there.instance));
+        }
+        for peer in there.peers.iter().filter(|peer| !family.instances.iter().any(|row| row.id == **peer)) {
+            say(format!("{} is linked with {peer}, which is gone", there.instance));
+        }
+    }
+    if let Some(share) = &family.share {
+        for point in share.points.iter().filter(|point| !source.points.contains(&point.info.id)) {
+            say(format!("point {} is on record, but not on the active one", point.info.id));
+        }
+    }
+}
+
+/// Rules hold where they should.
+fn rules(family: &Family, seen: &BTreeMap<InstanceId, Inspected>, say: &mut impl FnMut(String)) {
+    for row in family.instances.iter().filter(|row| row.status == InstanceStatus::Available && !row.fenced) {
+        let Some(there) = seen.get(&row.id) else { continue };
+        for rule in &family.rules {
+            match rule.states.get(&row.id) {
+                Some(RuleState::Active) if !there.rules.contains(&rule.id) => {
+                    say(format!("rule {} holds on {} only by its row", rule.id, row.id));
+                }
+                Some(RuleState::Active | RuleState::Error) | None => {}
+                Some(state) => say(format!("rule {} is {state:?} on {} for ever", rule.id, row.id)),
+            }
+        }
+        if let Some(extra) = there.rules.iter().find(|id| !family.rules.iter().any(|rule| rule.id == **id)) {
+            say(format!("rule {extra} still holds on {}, but is gone", row.id));
+        }
+    }
+}
+
+/// Whether a transport has points.
+pub const fn has_points(transport: Transport) -> bool {
+    !matches!(transport, Transport::Storage)
+}
