@@ -17,7 +17,8 @@ use crate::entry::{Entry, Hash, Kind, compare, split};
 use crate::error::{At, Error, Result, show};
 use crate::manifest::{ManifestReader, ManifestWriter, Summary};
 use crate::meta::{Me, Skipped, set_on_fd, set_on_name};
-use crate::receive::Base;
+use crate::receive::{Base, Spare};
+use crate::recycle::Recycle;
 use crate::staging::{Logged, Staging};
 use crate::tree::{Dirs, Tree, mtime_of, stat, stat_fd};
 use crate::variants::append_variant;
@@ -33,6 +34,7 @@ pub(crate) fn build(
     staging: &mut Staging,
     tree: &Tree,
     base: Option<&Base<'_>>,
+    spare: Option<&Spare<'_>>,
     root: &Hash,
     control: &Control<'_>,
 ) -> Result<Built> {
@@ -48,6 +50,10 @@ pub(crate) fn build(
         base: base.map(|b| b.tree.dirs()),
         again,
         me: Me::get(),
+        recycle: match (base, spare) {
+            (Some(base), Some(spare)) => Some(Recycle::find(base, spare, staging.changes()?)?),
+            _ => None,
+        },
         absent: HashSet::new(),
         folders: Vec::new(),
         skipped: Skipped::default(),
@@ -113,6 +119,7 @@ struct Builder<'a> {
     /// An earlier run was killed: what it made may lie here, folders with their final permissions among it.
     again: bool,
     me: Me,
+    recycle: Option<Recycle<'a>>,
     /// Paths that the manifest has and the tree cannot have.
     absent: HashSet<Vec<u8>>,
     folders: Vec<Entry>,
@@ -128,6 +135,15 @@ impl Builder<'_> {
             self.folders.push(entry);
             return Ok(());
         };
+        if let Some(recycle) = &mut self.recycle
+            && !arrived
+            && recycle.take(&mut self.tree, &entry)?
+        {
+            if entry.kind == Kind::Dir && recycle.is_top(path) {
+                self.folders.push(entry);
+            }
+            return Ok(());
+        }
         let here = self.tree.dir_or_make(dir).at("create the folder of", path)?;
         match &entry.kind {
             Kind::Dir => {
@@ -250,7 +266,7 @@ impl Builder<'_> {
 }
 
 /// Whether what lies there still has the kind, length and time that the entry says.
-fn same_file(entry: &Entry, st: &rustix::fs::Statx) -> std::result::Result<(), String> {
+pub(crate) fn same_file(entry: &Entry, st: &rustix::fs::Statx) -> std::result::Result<(), String> {
     if FileType::from_raw_mode(st.stx_mode.into()) != FileType::RegularFile {
         return Err("it is no regular file any more".into());
     }

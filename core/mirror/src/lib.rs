@@ -21,6 +21,7 @@ mod error;
 mod manifest;
 mod meta;
 mod receive;
+mod recycle;
 mod scan;
 mod send;
 mod staging;
@@ -37,7 +38,7 @@ pub use entry::{
 pub use error::{Error, Result, is_full, show};
 pub use manifest::{ManifestReader, ManifestWriter, Summary, hex, read_summary, unhex};
 pub use meta::Skipped;
-pub use receive::{Base, ReceiveReport, receive};
+pub use receive::{Base, ReceiveReport, Spare, receive};
 pub use scan::{ATTEMPTS, ScanReport, scan};
 pub use send::{OnVariant, Outgoing, SendReport, send};
 pub use staging::{Staged, staged, write_whole};

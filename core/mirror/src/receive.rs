@@ -30,6 +30,17 @@ pub struct Base<'a> {
     pub manifest: &'a Path,
 }
 
+/// The tree before the base, which nobody needs any more. What it shares with the new tree is moved out of it, instead of
+/// being linked and removed: an increment then costs what changed, not what there is. Whoever still reads it sees
+/// things vanish, never a mixture.
+#[derive(Debug)]
+pub struct Spare<'a> {
+    /// The tree. It is useless afterwards, and the caller removes it.
+    pub tree: &'a Tree,
+    /// What made the base from it: the file `delta` of the base's own staging folder, from an incremental stream.
+    pub delta: &'a Path,
+}
+
 /// What arrived.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReceiveReport {
@@ -59,6 +70,7 @@ pub fn receive(
     input: &mut dyn Read,
     dir: &Path,
     base: Option<&Base<'_>>,
+    spare: Option<&Spare<'_>>,
     label: &[u8],
     control: &Control<'_>,
 ) -> Result<ReceiveReport> {
@@ -100,7 +112,8 @@ pub fn receive(
         let _ = staging.save();
         return Err(e);
     }
-    let built: Built = build(&mut staging, &tree, base, &header.root, control)?;
+    let built: Built =
+        build(&mut staging, &tree, base, spare.filter(|_| base.is_some()), &header.root, control)?;
     skipped.add(built.skipped);
     Ok(ReceiveReport {
         label: header.label,
@@ -183,7 +196,10 @@ impl Receiver<'_> {
                 let carried: Vec<u64> = carry.iter().flat_map(|(a, b)| *a..*b).collect();
                 self.copy_base(from, *identity, &file, &content, &carried, &path)?;
             }
-            rustix::fs::ftruncate(&file, content.size).at("set the length of", &path)?;
+            // What is written from its start to its end gets its length by that.
+            if carry.is_empty() || content.extents.is_some() || source != Source::Nothing {
+                rustix::fs::ftruncate(&file, content.size).at("set the length of", &path)?;
+            }
             file
         };
         if !carry.is_empty() {
@@ -222,6 +238,8 @@ impl Receiver<'_> {
                             }
                             let announced = std::mem::replace(&mut entry, now);
                             original.get_or_insert(announced);
+                            let size = entry.content().map_or(0, |c| c.size);
+                            rustix::fs::ftruncate(&file, size).at("set the length of", &path)?;
                         }
                         break;
                     }
@@ -236,7 +254,6 @@ impl Receiver<'_> {
                     why: "what arrived is not all of it".into(),
                 });
             }
-            rustix::fs::ftruncate(&file, content.size).at("set the length of", &path)?;
         }
         set_on_fd(&file, &entry.meta, self.me, &path, &mut self.skipped)?;
         self.push(&Logged::Put { entry, original })?;

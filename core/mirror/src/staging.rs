@@ -258,8 +258,7 @@ impl Staging {
     /// The changes that count, in order.
     pub(crate) fn changes(&mut self) -> Result<Changes> {
         self.save()?;
-        let file = File::open(self.path("delta")).at("open", b"delta")?;
-        Ok(Changes { input: BufReader::with_capacity(256 * 1024, file.take(self.mark.log)), ahead: None })
+        Changes::open(&self.path("delta"), self.mark.log)
     }
 }
 
@@ -280,6 +279,12 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
+    /// Reads the first `len` bytes of a log.
+    pub(crate) fn open(log: &Path, len: u64) -> Result<Self> {
+        let file = File::open(log).at("open", b"delta")?;
+        Ok(Self { input: BufReader::with_capacity(256 * 1024, file.take(len)), ahead: None })
+    }
+
     /// The next change, without taking it.
     pub(crate) fn peek(&mut self) -> Result<Option<&Logged>> {
         if self.ahead.is_none() {

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use tandem_mirror::{
-    CHUNK, Change, Content, Entry, HOLE, Kind, ManifestReader, ManifestWriter, Meta, Moved, Source, Time, Variants,
-    Xattr, compare, diff,
+    CHUNK, Change, Content, Entry, HOLE, Kind, ManifestReader, ManifestWriter, Meta, Moved, Source, Time,
+    Variants, Xattr, compare, diff,
 };
 
 fn entry(path: &str, kind: Kind, mode: u32) -> Entry {
     let mtime = Time { sec: i64::from(mode) - 100, nsec: mode };
-    let xattrs = if mode % 3 == 0 { vec![Xattr { name: b"user.a".to_vec(), value: vec![1, 2] }] } else { vec![] };
+    let xattrs =
+        if mode % 3 == 0 { vec![Xattr { name: b"user.a".to_vec(), value: vec![1, 2] }] } else { vec![] };
     Entry { path: path.into(), meta: Meta { mode, uid: mode, gid: 0, mtime, xattrs }, kind, local: None }
 }
 
@@ -30,9 +31,11 @@ fn tree() -> impl Strategy<Value = Vec<Entry>> {
         1 => "[a-c]{1,3}".prop_map(|t| Kind::Symlink { target: t.into_bytes() }),
         1 => Just(Kind::Fifo),
     ];
-    let path = "[ab.]{1,2}(/[ab]{1,2}){0,2}".prop_filter("no dots alone", |p| !p.split('/').any(|x| x == "." || x == ".."));
+    let path = "[ab.]{1,2}(/[ab]{1,2}){0,2}"
+        .prop_filter("no dots alone", |p| !p.split('/').any(|x| x == "." || x == ".."));
     prop::collection::btree_map(path, (kind, 0u32..8), 0..12).prop_map(|found| {
-        let mut entries: Vec<Entry> = found.into_iter().map(|(path, (kind, mode))| entry(&path, kind, mode)).collect();
+        let mut entries: Vec<Entry> =
+            found.into_iter().map(|(path, (kind, mode))| entry(&path, kind, mode)).collect();
         entries.push(entry("", Kind::Dir, 1));
         entries.sort_by(|a, b| compare(&a.path, &b.path));
         entries

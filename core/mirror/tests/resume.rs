@@ -41,7 +41,7 @@ proptest! {
         let manifest = dir.path().join("manifest");
         describe(&source, None, &manifest);
         let mut sync = Sync {
-            source: &source, manifest: &manifest, base: None, variants: Variants::new(),
+            source: &source, manifest: &manifest, base: None, spare: None, variants: Variants::new(),
             resume: Resume::default(), staging: &staging, cut: None,
         };
         let cuts: Vec<u64> = small.into_iter().chain(cuts).collect();
@@ -57,7 +57,7 @@ proptest! {
         describe(&source, Some(&manifest), &second);
         let (tree, base) = (staging.join("tree"), staging.join("manifest"));
         let mut sync = Sync {
-            source: &source, manifest: &second, base: Some((&manifest, &tree, &base)), variants: Variants::new(),
+            source: &source, manifest: &second, base: Some((&manifest, &tree, &base)), spare: None, variants: Variants::new(),
             resume: Resume::default(), staging: &next, cut: None,
         };
         let cuts: Vec<u64> = cuts.iter().map(|c| c / 8).collect();
@@ -78,6 +78,7 @@ fn the_end_may_be_lost_and_the_tree_half_built() {
         source: &source,
         manifest: &manifest,
         base: None,
+        spare: None,
         variants: Variants::new(),
         resume: Resume::default(),
         staging: &staging,
@@ -118,6 +119,7 @@ fn what_changed_after_the_point_is_sent_newer_and_told() {
         source: &source,
         manifest: &first,
         base: None,
+        spare: None,
         variants: Variants::new(),
         resume: Resume::default(),
         staging: &staging,
@@ -140,6 +142,7 @@ fn what_changed_after_the_point_is_sent_newer_and_told() {
         source: &source,
         manifest: &second,
         base: Some((&first, &tree, &base)),
+        spare: None,
         variants: newer,
         resume: Resume::default(),
         staging: &next,
@@ -188,13 +191,15 @@ fn a_busy_tree_is_carried_consistently_again_and_again() {
         });
         let mut before: Option<(std::path::PathBuf, std::path::PathBuf, Variants)> = None;
         for round in 0..12 {
-            let (manifest, staging) = (dir.path().join(format!("m{round}")), dir.path().join(format!("s{round}")));
+            let (manifest, staging) =
+                (dir.path().join(format!("m{round}")), dir.path().join(format!("s{round}")));
             let summary = describe(&source, before.as_ref().map(|b| &*b.0), &manifest);
             let paths = before.as_ref().map(|(m, s, _)| (m.clone(), s.join("tree"), s.join("manifest")));
             let sync = Sync {
                 source: &source,
                 manifest: &manifest,
                 base: paths.as_ref().map(|(a, b, c)| (&**a, &**b, &**c)),
+                spare: None,
                 variants: before.take().map(|b| b.2).unwrap_or_default(),
                 resume: Resume::default(),
                 staging: &staging,
@@ -215,6 +220,7 @@ fn a_busy_tree_is_carried_consistently_again_and_again() {
             source: &source,
             manifest: &manifest,
             base: Some((&old, &tree, &base)),
+            spare: None,
             variants,
             resume: Resume::default(),
             staging: &staging,

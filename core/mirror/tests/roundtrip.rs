@@ -44,10 +44,12 @@ impl Pair {
         let before = (old > 0)
             .then(|| (self.manifest(old), self.mirror(old).join("tree"), self.mirror(old).join("manifest")));
         let summary = describe(&self.source(), before.as_ref().map(|b| &*b.0), &manifest);
+        let spare = (old > 1).then(|| (self.mirror(old - 1).join("tree"), self.mirror(old).join("delta")));
         let (sent, newer, received) = Sync {
             source: &self.source(),
             manifest: &manifest,
             base: before.as_ref().map(|(a, b, c)| (&**a, &**b, &**c)),
+            spare: spare.as_ref().map(|(a, b)| (&**a, &**b)),
             variants: Variants::new(),
             resume: Resume::default(),
             staging: &staging,
@@ -123,6 +125,7 @@ fn folders_deeper_than_a_path_may_be_long() {
         source: &pair.source(),
         manifest: &manifest,
         base: None,
+        spare: None,
         variants: Variants::new(),
         resume: Resume::default(),
         staging: &staging,
@@ -168,6 +171,7 @@ fn a_symlink_that_takes_the_place_of_a_folder_leads_nowhere() {
         source: &source,
         manifest: &manifest,
         base: None,
+        spare: None,
         variants: Variants::new(),
         resume: Resume::default(),
         staging: &dir.path().join("staging"),

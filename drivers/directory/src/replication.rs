@@ -75,7 +75,7 @@ fn promote(store: &Store, call: &PromoteReplica, cx: &OpContext) -> Result<Outco
     // what is half arrived would never be whole.
     let cancelled = || cx.is_cancelled();
     mirror::remove_path(&instance.incoming(), &cancelled).map_err(|e| from_mirror(&e))?;
-    instance.remove_versions(&[], &cancelled)?;
+    instance.remove_versions(None, &cancelled)?;
     if let Some(point) = instance.meta.point.clone() {
         keep_as_point(&instance, point.id)?;
         instance.meta.points = vec![point];
@@ -86,7 +86,7 @@ fn promote(store: &Store, call: &PromoteReplica, cx: &OpContext) -> Result<Outco
     instance.meta.read_only = false;
     instance.save()?;
     instance.serve()?;
-    for name in ["manifest", "variants"] {
+    for name in ["manifest", "variants", "delta"] {
         let path = instance.version_dir().join(name);
         mirror::remove_path(&path, &|| false).map_err(|e| from_mirror(&e))?;
     }

@@ -433,10 +433,10 @@ impl Instance {
         mirror::staged(&dir).map_err(|e| from_mirror(&e))
     }
 
-    /// Removes every version but the current one, and those in `keep`.
-    pub(crate) fn remove_versions(&self, keep: &[u64], cancelled: &dyn Fn() -> bool) -> Result<()> {
+    /// Removes every version but the current one, and the one that its last readers may still need.
+    pub(crate) fn remove_versions(&self, previous: Option<u64>, cancelled: &dyn Fn() -> bool) -> Result<()> {
         let versions = self.dir.join("versions");
-        let keep: Vec<String> = keep.iter().chain([&self.meta.version]).map(u64::to_string).collect();
+        let keep: Vec<String> = previous.iter().chain([&self.meta.version]).map(u64::to_string).collect();
         for entry in fs::read_dir(&versions).map_err(|e| io_error("list", &versions, &e))? {
             let entry = entry.map_err(|e| io_error("list", &versions, &e))?;
             if !keep.iter().any(|name| entry.file_name().as_bytes() == name.as_bytes()) {

@@ -9,7 +9,7 @@ use tandem_sdk::contract::{
     SendSpec, SendStream, TransferReport,
 };
 use tandem_sdk::mirror::{
-    self, Base, Control, ManifestReader, ManifestWriter, Outgoing, Resume, STREAM_FORMAT, Step, Tree,
+    self, Base, Control, ManifestReader, ManifestWriter, Outgoing, Resume, STREAM_FORMAT, Spare, Step, Tree,
 };
 use tandem_sdk::{Error, OpContext, Result, Stream, Streamed};
 
@@ -285,8 +285,6 @@ fn receive(
     }
     let (tell, cancelled) = (tell(cx), || cx.is_cancelled());
     let control = Control::new(&cancelled, &tell);
-    // Readers of the version before the current one had since the last sync to finish.
-    instance.remove_versions(&[], &cancelled)?;
     let mut input = Stream::new(stream, cx)?;
     let arrived = arrive(&instance, spec, &mut input, &control);
     let report = match arrived {
@@ -326,7 +324,29 @@ fn arrive(
     let manifest = instance.version_dir().join("manifest");
     let tree = if spec.from.is_some() { Some(Tree::open(&instance.tree())?) } else { None };
     let base = tree.as_ref().map(|tree| Base { tree, manifest: &manifest });
-    mirror::receive(input, &instance.incoming(), base.as_ref(), spec.to.id.to_string().as_bytes(), control)
+    // Readers of the version before the current one had since the last sync to finish.
+    let before =
+        instance.dir.join("versions").join(instance.meta.version.saturating_sub(1).to_string()).join("tree");
+    let delta = instance.version_dir().join("delta");
+    let old =
+        if base.is_some() && delta.exists() && before.exists() { Some(open_spare(&before)?) } else { None };
+    let spare = old.as_ref().map(|tree| Spare { tree, delta: &delta });
+    mirror::receive(
+        input,
+        &instance.incoming(),
+        base.as_ref(),
+        spare.as_ref(),
+        spec.to.id.to_string().as_bytes(),
+        control,
+    )
+}
+
+/// The tree before the current one, with the right to take things out of it.
+fn open_spare(path: &Path) -> mirror::Result<Tree> {
+    let tree = Tree::open(path)?;
+    // Root needs no right, and without it everything is linked instead.
+    let _ = rustix::fs::fchmod(tree.fd(), rustix::fs::Mode::RWXU);
+    Ok(tree)
 }
 
 /// Leaves the last good point in place, and what arrived where it can be continued.
@@ -369,9 +389,12 @@ fn install(instance: &mut Instance, spec: &ReceiveSpec) -> Result<()> {
     instance.meta.root_mode = Some(mode);
     instance.save()?;
     instance.serve()?;
-    for name in ["header", "delta", "progress", "durable", "building"] {
+    // The log of an increment tells the next one what the version before this one still has in common with it.
+    let log = if spec.from.is_some() { None } else { Some("delta") };
+    for name in ["header", "progress", "durable", "building"].into_iter().chain(log) {
         mirror::remove_path(&next.join(name), &|| false).map_err(|e| from_mirror(&e))?;
     }
+    instance.remove_versions(Some(old), &|| false)?;
     mirror::remove_path(&instance.dir.join("points").join(KNOWN), &|| false).map_err(|e| from_mirror(&e))?;
     instance.prune_points()
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat};
 use tandem_mirror::{
-    Base, Control, Error, ManifestReader, ManifestWriter, Outgoing, ReceiveReport, Resume, SendReport,
+    Base, Control, Error, ManifestReader, ManifestWriter, Outgoing, ReceiveReport, Resume, SendReport, Spare,
     Summary, Tree, Variants, receive, scan, send,
 };
 
@@ -183,6 +183,8 @@ pub struct Sync<'a> {
     pub manifest: &'a Path,
     /// Sender's manifest of the base; receiver's tree and manifest of it.
     pub base: Option<(&'a Path, &'a Path, &'a Path)>,
+    /// The tree before the base, and what made the base from it.
+    pub spare: Option<(&'a Path, &'a Path)>,
     pub variants: Variants,
     pub resume: Resume,
     pub staging: &'a Path,
@@ -196,8 +198,10 @@ impl Sync<'_> {
             let receiver = scope.spawn(|| {
                 let base = self.base.map(|(_, tree, manifest)| (Tree::open(tree).unwrap(), manifest));
                 let base = base.as_ref().map(|(tree, manifest)| Base { tree, manifest });
+                let spare = self.spare.map(|(tree, delta)| (Tree::open(tree).unwrap(), delta));
+                let spare = spare.as_ref().map(|(tree, delta)| Spare { tree, delta });
                 let mut input = Cut { inner: File::from(input), left: self.cut.unwrap_or(u64::MAX) };
-                receive(&mut input, self.staging, base.as_ref(), b"point", &Control::none())
+                receive(&mut input, self.staging, base.as_ref(), spare.as_ref(), b"point", &Control::none())
             });
             let mut newer = Variants::new();
             let tree = Tree::open(self.source).unwrap();
