@@ -5,12 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tandem_contract::{Capabilities, Error, Pool};
 use tandem_host::{Backend, BoxFuture};
+use tokio::sync::Semaphore;
 
 use crate::clock::Timestamp;
 use crate::core::Core;
 use crate::denied::Denied;
 use crate::face::{BackendState, BackendView, PoolView};
 use crate::model::{Instance, PoolAddress};
+
+/// Looks of reconciliation at one back end at once.
+const LOOKS: usize = 4;
 
 /// Opens a back end's driver; called again, from time to time, while it fails.
 pub type OpenBackend = Arc<dyn Fn() -> BoxFuture<'static, Result<Backend, Error>> + Send + Sync>;
@@ -38,6 +42,10 @@ pub struct BackendConfig {
 pub(crate) struct Slot {
     open: OpenBackend,
     backend: Mutex<Option<Backend>>,
+    /// Looks of reconciliation at it at once: a slow driver holds up its own looks, and no other's.
+    pub looks: Semaphore,
+    /// Syncs into it at once.
+    pub syncs: Arc<Semaphore>,
     /// Whether it was asked since the start, with whatever answer.
     tried: AtomicBool,
     view: Mutex<BackendView>,
@@ -108,11 +116,13 @@ impl Slot {
 }
 
 impl Backends {
-    pub fn new(host: &str, configs: Vec<BackendConfig>, now: Timestamp) -> Self {
+    pub fn new(host: &str, configs: Vec<BackendConfig>, syncs: usize, now: Timestamp) -> Self {
         let slot = |config: BackendConfig| {
             Arc::new(Slot {
                 open: config.open,
                 backend: Mutex::new(None),
+                looks: Semaphore::new(LOOKS),
+                syncs: Arc::new(Semaphore::new(syncs.max(1))),
                 tried: AtomicBool::new(false),
                 view: Mutex::new(BackendView {
                     name: config.name,

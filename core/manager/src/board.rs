@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
-use tandem_contract::{InstanceId, OpId, Progress};
+use tandem_contract::{InstanceId, OpId, Progress, ResourceId};
 
 use crate::clock::Timestamp;
+use crate::watched::Watched;
 
 /// How fresh a replica is known to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,8 +18,6 @@ pub(crate) struct Freshness {
     pub unchanged_until: Option<Timestamp>,
     /// Bytes behind, as last told.
     pub lag_bytes: Option<u64>,
-    /// When the replica was last looked at.
-    pub seen_at: Option<Timestamp>,
 }
 
 /// Volatile facts.
@@ -26,6 +25,10 @@ pub(crate) struct Freshness {
 pub(crate) struct Board {
     progress: Mutex<HashMap<OpId, Progress>>,
     fresh: Mutex<HashMap<InstanceId, Freshness>>,
+    /// Shares that came to have followers since the schedule looked last.
+    followed: Mutex<Vec<ResourceId>>,
+    /// Shares at rest, so that a look at them reads no rows.
+    pub watched: Watched,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -63,6 +66,16 @@ impl Board {
     /// Changes that.
     pub fn set_freshness(&self, instance: InstanceId, change: impl FnOnce(&mut Freshness)) {
         change(lock(&self.fresh).entry(instance).or_default());
+    }
+
+    /// A share came to have followers.
+    pub fn follow(&self, share: ResourceId) {
+        lock(&self.followed).push(share);
+    }
+
+    /// Those shares, once.
+    pub fn take_followed(&self) -> Vec<ResourceId> {
+        std::mem::take(&mut *lock(&self.followed))
     }
 
     /// Forgets an instance.

@@ -15,7 +15,7 @@ use crate::denied::Denied;
 use crate::draft::Draft;
 use crate::face::Settings;
 use crate::keyed::Keyed;
-use crate::model::ShareType;
+use crate::model::{Intent, ShareType};
 use crate::queue::Queue;
 use crate::store::{Family, SharedStore, StoreError};
 
@@ -74,8 +74,12 @@ impl Core {
             let operations = batch.operations.clone();
             match self.store.commit(batch).await {
                 Ok(()) => {
+                    self.board.watched.forget(share);
                     for op in &operations {
                         self.queue.note(op);
+                        if matches!(op.intent, Intent::CreateReplica { .. }) && op.status.is_finished() {
+                            self.board.follow(share);
+                        }
                     }
                     self.wake.notify_one();
                     return Ok(answer);

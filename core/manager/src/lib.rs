@@ -28,6 +28,7 @@ pub mod schedule;
 #[cfg(test)]
 mod states_doc;
 pub mod store;
+mod watched;
 
 pub use backends::{BackendConfig, OpenBackend};
 pub use denied::Denied;

@@ -42,7 +42,7 @@ impl Manager {
         backends: Vec<crate::BackendConfig>,
         settings: Settings,
     ) -> Self {
-        let backends = Backends::new(&settings.host, backends, clock.now());
+        let backends = Backends::new(&settings.host, backends, settings.concurrent_syncs, clock.now());
         let core = Core {
             store,
             clock,

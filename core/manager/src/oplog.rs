@@ -258,7 +258,9 @@ impl OpState {
                 self.end_step();
                 self.next += 1;
             }
-            (S::Running, Event::StepFailed { step, error, undo }) if *step == self.next => {
+            (S::Running, Event::StepFailed { step, error, undo })
+                if *step == self.next && *step < self.steps.len() =>
+            {
                 self.error = Some(error.clone());
                 self.end_step();
                 self.steps.truncate(self.next + 1);

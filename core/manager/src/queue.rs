@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
-use tandem_contract::{OpId, ResourceId};
+use tandem_contract::{InstanceId, OpId, ResourceId};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{Intent, Operation};
@@ -22,7 +22,8 @@ struct Entry {
 pub(crate) struct Claim {
     pub op: OpId,
     pub share: ResourceId,
-    pub sync: bool,
+    /// The replica that a sync fills.
+    pub sync: Option<InstanceId>,
     pub cancel: CancellationToken,
 }
 
@@ -83,7 +84,10 @@ impl Queue {
                     claims.push(Claim {
                         op: entries[i].op.id,
                         share,
-                        sync: matches!(entries[i].op.intent, Intent::Sync { .. }),
+                        sync: match entries[i].op.intent {
+                            Intent::Sync { instance, .. } => Some(instance),
+                            _ => None,
+                        },
                         cancel: entries[i].cancel.clone(),
                     });
                 }
@@ -134,7 +138,6 @@ fn conflict(a: &Operation, b: &Operation) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tandem_contract::InstanceId;
     use uuid::Uuid;
 
     use super::*;

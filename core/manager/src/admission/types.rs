@@ -119,7 +119,11 @@ impl Core {
             {
                 Err(StoreError::Conflict(_)) => {}
                 Err(StoreError::Exists(_)) => return Err(Denied::TypeExists(row.name)),
-                other => return other.map(|()| row).map_err(Denied::from),
+                other => {
+                    // Its shares follow by another interval now, perhaps.
+                    self.board.watched.forget_all();
+                    return other.map(|()| row).map_err(Denied::from);
+                }
             }
         }
     }

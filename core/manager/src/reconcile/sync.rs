@@ -3,17 +3,19 @@
 //! A look at a share asks its active instance whether anything changed since the newest point. Nothing changed and the
 //! replica has that point: it is confirmed, in memory, and costs no write. Otherwise a sync is admitted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tandem_contract::{
-    Error, ErrorKind, Health, ReplicaReport, ReplicaState, ResourceId, Style, Transport, UpdateReplicaState,
+    Epoch, Error, ErrorKind, Health, InstanceId, ReplicaReport, ReplicaState, ResourceId, Style, Transport,
+    UpdateReplicaState,
 };
 use tokio::sync::{Semaphore, mpsc};
 
 use super::backends::cx;
 use crate::admission::{admit_sync, new_op};
+use crate::backends::Slot;
 use crate::clock::Timestamp;
 use crate::core::SharedCore;
 use crate::denied::Denied;
@@ -22,6 +24,7 @@ use crate::model::{Instance, InstanceStatus, Intent, OpStatus};
 use crate::oplog::{Effect, Ending, Event};
 use crate::run::paused;
 use crate::store::Family;
+use crate::watched::AtRest;
 
 /// Between two looks at which shares are due.
 const TICK: Duration = Duration::from_millis(500);
@@ -30,13 +33,15 @@ const BEING_LOOKED_AT: Timestamp = Timestamp(i64::MAX);
 /// Before a share that could not be looked at is tried again.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
 /// Every so many ticks the schedule is read from the store again, for shares that came.
-const REREAD_TICKS: u64 = 10;
-/// Shares looked at at once.
-const LOOKS: usize = 8;
+const REREAD_TICKS: u64 = 120;
+/// Families read at once.
+const READS: usize = 8;
+/// Shares that are due at once after a start, a second: more are spread.
+const SPREAD: u64 = 200;
 
 /// Keeps the schedule for as long as the manager runs. A share whose look takes long delays no other.
 pub(super) async fn schedule(core: &SharedCore) {
-    let looks = Arc::new(Semaphore::new(LOOKS));
+    let reads = Arc::new(Semaphore::new(READS));
     let (tell, mut told) = mpsc::unbounded_channel();
     let mut due: HashMap<ResourceId, Timestamp> = HashMap::new();
     for tick in 0_u64.. {
@@ -51,10 +56,9 @@ pub(super) async fn schedule(core: &SharedCore) {
         ready.sort();
         for share in ready {
             due.insert(share, BEING_LOOKED_AT);
-            let (core, looks, tell) = (Arc::clone(core), Arc::clone(&looks), tell.clone());
+            let (core, reads, tell) = (Arc::clone(core), Arc::clone(&reads), tell.clone());
             core.tasks.clone().spawn(async move {
-                let _one = looks.acquire().await;
-                let again = look(&core, share).await.unwrap_or_else(|error| {
+                let again = look(&core, &reads, share).await.unwrap_or_else(|error| {
                     tracing::debug!(%share, %error, "A share could not be looked at; again in a while.");
                     AFTER_FAILURE
                 });
@@ -65,29 +69,41 @@ pub(super) async fn schedule(core: &SharedCore) {
         if paused(core, TICK).await {
             return;
         }
+        for share in core.board.take_followed() {
+            due.entry(share).or_insert(core.clock.now());
+        }
         while let Ok((share, again)) = told.try_recv() {
             due.insert(share, core.clock.now().plus(again));
         }
     }
 }
 
-/// Reads which shares have followers; new ones are due at once.
+/// Reads which shares have followers. New ones are due at once, or one after another where they are very many.
 async fn read(core: &SharedCore, due: &mut HashMap<ResourceId, Timestamp>) -> Result<(), Denied> {
-    let shares: HashSet<ResourceId> = core.store.following().await?.into_iter().collect();
+    let shares: BTreeSet<ResourceId> = core.store.following().await?.into_iter().collect();
     let now = core.clock.now();
     due.retain(|share, _| shares.contains(share));
-    for share in shares {
-        due.entry(share).or_insert(now);
+    for (n, share) in (0_u64..).zip(shares) {
+        due.entry(share).or_insert_with(|| now.plus(Duration::from_secs(n / SPREAD)));
     }
     Ok(())
 }
 
 /// Looks at one share. Answers when to look again.
-async fn look(core: &SharedCore, share: ResourceId) -> Result<Duration, Denied> {
-    let family = core.store.family(share).await?;
+async fn look(core: &SharedCore, reads: &Semaphore, share: ResourceId) -> Result<Duration, Denied> {
+    if let Some(at_rest) = core.board.watched.get(share)
+        && glance(core, &at_rest).await
+    {
+        return Ok(half(at_rest.rpo));
+    }
+    let generation = core.board.watched.generation(share);
+    let family = {
+        let _one = reads.acquire().await;
+        core.store.family(share).await?
+    };
     let (Some(row), Some(share_type)) = (&family.share, &family.share_type) else { return Ok(AFTER_FAILURE) };
     let rpo = share_type.rpo_seconds();
-    let again = Duration::from_millis((rpo * 1000 / 2).max(500));
+    let again = half(Duration::from_secs(rpo));
     if row.replication.is_none() || row.replication == Some(Style::Writable) {
         return Ok(again);
     }
@@ -99,6 +115,11 @@ async fn look(core: &SharedCore, share: ResourceId) -> Result<Duration, Denied> 
     }
     let asked_at = core.clock.now();
     let active_report = report(core, active, row.epoch).await;
+    if active_report.as_ref().is_ok_and(|a| a.changed_since_point == Some(false))
+        && let Some(at_rest) = at_rest(&family, active, rpo)
+    {
+        core.board.watched.keep(share, generation, at_rest);
+    }
     if !is_busy(&family, active)
         && active.status == InstanceStatus::Available
         && let Some(why) = failure(&active_report)
@@ -121,6 +142,57 @@ async fn look(core: &SharedCore, share: ResourceId) -> Result<Duration, Denied> 
     Ok(again)
 }
 
+/// Half of an interval, for what is to be no older than the whole.
+fn half(rpo: Duration) -> Duration {
+    (rpo / 2).max(Duration::from_millis(500))
+}
+
+/// A look at a share at rest: one call. Answers whether it still is.
+async fn glance(core: &SharedCore, share: &AtRest) -> bool {
+    let Some(slot) = core.backends.slot(&share.backend) else { return false };
+    let asked_at = core.clock.now();
+    let unchanged = ask(core, slot, share.active, share.epoch).await.is_ok_and(|report| {
+        report.changed_since_point == Some(false)
+            && report.health == Health::Ok
+            && report.newest_point.is_some_and(|p| p.id == share.point)
+    });
+    if unchanged {
+        for follower in &share.followers {
+            confirm(core, *follower, asked_at, share.rpo);
+        }
+    }
+    unchanged
+}
+
+/// What a glance needs, when every instance rests at the same point and Tandem carries the data.
+fn at_rest(family: &Family, active: &Instance, rpo: u64) -> Option<AtRest> {
+    let share = family.share.as_ref()?;
+    let followers: Vec<&Instance> = family.instances.iter().filter(|i| i.id != active.id).collect();
+    let point = followers.first()?.point.as_ref()?.info.id;
+    let rests = |i: &&Instance| {
+        follows(i)
+            && i.replica_state == Some(ReplicaState::InSync)
+            && i.point.as_ref().is_some_and(|p| p.info.id == point)
+    };
+    let all = family.operations.is_empty()
+        && active.status == InstanceStatus::Available
+        && followers.iter().all(rests);
+    all.then(|| {
+        let ids = followers.iter().map(|i| i.id).collect();
+        let backend = active.backend().unwrap_or_default().to_owned();
+        AtRest::new(active.id, backend, share.epoch, point, ids, Duration::from_secs(rpo))
+    })
+}
+
+/// Notes that the active was unchanged since a replica's newest point when it was asked.
+fn confirm(core: &SharedCore, replica: InstanceId, asked_at: Timestamp, rpo: Duration) {
+    core.board.set_freshness(replica, |f| {
+        f.confirmed_at = Some(asked_at);
+        f.unchanged_until = Some(asked_at.plus(rpo));
+        f.lag_bytes = Some(0);
+    });
+}
+
 /// Whether a replica is to be kept up to date.
 fn follows(row: &Instance) -> bool {
     row.status == InstanceStatus::Available
@@ -138,19 +210,24 @@ fn is_busy(family: &Family, row: &Instance) -> bool {
     })
 }
 
-async fn report(
-    core: &SharedCore,
-    row: &Instance,
-    epoch: tandem_contract::Epoch,
-) -> Result<ReplicaReport, Error> {
-    let slot = row.backend().and_then(|name| core.backends.slot(name));
-    match slot {
-        Some(slot) if slot.is_up() => {
-            let backend = slot.opened().await?;
-            backend.call(&cx(core), UpdateReplicaState { instance: row.id, epoch }).await
-        }
-        _ => Err(Error::unavailable("its back end is down")),
+async fn report(core: &SharedCore, row: &Instance, epoch: Epoch) -> Result<ReplicaReport, Error> {
+    match row.backend().and_then(|name| core.backends.slot(name)) {
+        Some(slot) => ask(core, slot, row.id, epoch).await,
+        None => Err(Error::unavailable("its back end is not in the settings")),
     }
+}
+
+async fn ask(
+    core: &SharedCore,
+    slot: &Slot,
+    instance: InstanceId,
+    epoch: Epoch,
+) -> Result<ReplicaReport, Error> {
+    if !slot.is_up() {
+        return Err(Error::unavailable("its back end is down"));
+    }
+    let _one = slot.looks.acquire().await;
+    slot.opened().await?.call(&cx(core), UpdateReplicaState { instance, epoch }).await
 }
 
 /// What a driver reports as broken. That it cannot be asked is another matter: its back end is down.
@@ -181,11 +258,7 @@ async fn judge(
             && newest == row.point.as_ref().map(|p| p.info.id)
     });
     if unchanged {
-        core.board.set_freshness(row.id, |f| {
-            f.confirmed_at = Some(asked_at);
-            f.unchanged_until = Some(asked_at.plus(Duration::from_secs(rpo)));
-            f.lag_bytes = Some(0);
-        });
+        confirm(core, row.id, asked_at, Duration::from_secs(rpo));
     } else if active.is_ok() {
         core.board.set_freshness(row.id, |f| f.unchanged_until = None);
         core.change(row.share_id, |draft| admit_sync(draft, row.id, false, None).map(drop)).await?;
@@ -210,9 +283,8 @@ async fn judge_storage(
     rpo: u64,
 ) -> Result<(), Denied> {
     let now = core.clock.now();
-    let idle = |r: &ReplicaReport| {
-        r.up_to_date == Some(false) && r.resync.is_none() && r.split_brain.is_none()
-    };
+    let idle =
+        |r: &ReplicaReport| r.up_to_date == Some(false) && r.resync.is_none() && r.split_brain.is_none();
     if active.is_ok() && report.as_ref().is_ok_and(idle) {
         // It is behind and nothing moves: an operation that should have connected it failed. A sync connects it.
         core.change(row.share_id, |draft| admit_sync(draft, row.id, false, None).map(drop)).await?;

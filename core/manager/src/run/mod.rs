@@ -9,7 +9,8 @@ mod steps;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tandem_contract::InstanceId;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::core::SharedCore;
 use crate::denied::Denied;
@@ -75,11 +76,10 @@ pub(crate) async fn paused(core: &SharedCore, duration: Duration) -> bool {
 }
 
 async fn dispatch(core: &SharedCore) {
-    let syncs = Arc::new(Semaphore::new(core.settings.concurrent_syncs.max(1)));
     loop {
         for claim in core.queue.claim() {
-            let (core, syncs) = (Arc::clone(core), Arc::clone(&syncs));
-            core.tasks.clone().spawn(async move { one(&core, &syncs, claim).await });
+            let core = Arc::clone(core);
+            core.tasks.clone().spawn(async move { one(&core, claim).await });
         }
         tokio::select! {
             biased;
@@ -89,18 +89,25 @@ async fn dispatch(core: &SharedCore) {
     }
 }
 
+/// Room for one more sync into the back end that a replica is on.
+async fn room(core: &SharedCore, replica: InstanceId) -> Option<OwnedSemaphorePermit> {
+    let row = core.store.instance(replica).await.ok()??;
+    let syncs = Arc::clone(&core.backends.slot(row.backend()?)?.syncs);
+    syncs.acquire_owned().await.ok()
+}
+
 /// Carries one operation on, and gives its place in the queue back.
-async fn one(core: &SharedCore, syncs: &Semaphore, claim: Claim) {
-    let _permit = if claim.sync {
-        tokio::select! {
-            biased;
-            permit = syncs.acquire() => permit.ok(),
-            // A cancelled sync need not wait for room to end.
-            () = claim.cancel.cancelled() => None,
-            () = core.stop.cancelled() => return,
+async fn one(core: &SharedCore, claim: Claim) {
+    let _permit = match claim.sync {
+        Some(instance) => {
+            tokio::select! {
+                permit = room(core, instance) => permit,
+                // A cancelled sync need not wait for room to end.
+                () = claim.cancel.cancelled() => None,
+                () = core.stop.cancelled() => return,
+            }
         }
-    } else {
-        None
+        None => None,
     };
     let result = execute::run(core, &claim).await;
     core.board.ended(claim.op);
