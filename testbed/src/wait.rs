@@ -19,3 +19,18 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         std::thread::sleep(Duration::from_millis(25));
     }
 }
+
+/// The same where the asking knows what is still missing, which is said when there never was an answer.
+///
+/// # Panics
+/// When there is no answer within [`LONG`].
+pub fn until_else<T>(mut ask: impl FnMut() -> Result<T, String>) -> T {
+    let start = Instant::now();
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(missing) => assert!(start.elapsed() < LONG, "waited {}s in vain: {missing}", LONG.as_secs()),
+        }
+        std::thread::sleep(Duration::from_millis(25));
+    }
+}

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         }));
     }
     let by_storage = if long {
-        &[Kind::Promote, Kind::CreateReplica, Kind::DeleteReplica, Kind::Sync][..]
+        &[Kind::Promote, Kind::CreateReplica, Kind::DeleteReplica][..]
     } else {
         &[Kind::CreateReplica]
     };

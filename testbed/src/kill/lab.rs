@@ -47,16 +47,18 @@ impl Beneath {
         }
     }
 
-    fn prepare(self) -> Server {
+    fn prepare(self, more: &str) -> Server {
         match self {
-            Self::Directory => Server::prepare(),
+            Self::Directory => {
+                Server::prepare_with("directory", |_, root| format!("{{ root = {root:?} }}"), more)
+            }
             Self::Storage => Server::prepare_with(
                 "fake",
                 |name, root| {
                     let world = root.with_file_name("world");
                     format!("{{ path = {world:?}, site = {name:?}, mode = \"storage\" }}")
                 },
-                "",
+                more,
             ),
         }
     }
@@ -75,6 +77,8 @@ pub struct Lab {
     pub share_type: String,
     share: Option<String>,
     active: Option<String>,
+    /// Where the active instance is reached at the beginning, for what is written before the server runs.
+    export: Option<PathBuf>,
     replica: Option<String>,
     known: HashSet<String>,
 }
@@ -82,7 +86,12 @@ pub struct Lab {
 impl Lab {
     /// Sets the scene, stops the server in order, and keeps a copy of everything.
     pub fn prepare(stage: Stage, beneath: Beneath) -> Self {
-        let mut server = beneath.prepare();
+        Self::prepare_with(stage, beneath, "")
+    }
+
+    /// The same with more in the settings file.
+    pub fn prepare_with(stage: Stage, beneath: Beneath, more: &str) -> Self {
+        let mut server = beneath.prepare(more);
         server.launch();
         let api = Api::new(&server.endpoint());
         let share_type = api.create_type("follows", "readable", &[]).unwrap();
@@ -93,6 +102,7 @@ impl Lab {
             share_type,
             share: None,
             active: None,
+            export: None,
             replica: None,
             known: HashSet::new(),
         };
@@ -101,8 +111,9 @@ impl Lab {
             let share = lab.ask(|api| api.create_share(&lab.share_type, HERE));
             lab.settle();
             let active = lab.only_replica(&share, "active");
-            lab.plant(&lab.export(&active));
-            (lab.share, lab.active) = (Some(share), Some(active));
+            let export = lab.export(&active);
+            lab.plant(&export);
+            (lab.share, lab.active, lab.export) = (Some(share), Some(active), Some(export));
         }
         if stage == Stage::Pair {
             let replica = lab.ask(|api| api.create_replica(lab.share(), THERE));
@@ -149,6 +160,11 @@ impl Lab {
         self.replica.as_deref().expect("this stage has no replica")
     }
 
+    /// Changes the share while no server runs.
+    pub fn write_before_start(&self, name: &str) {
+        self.write(self.export.as_deref().expect("this stage has no share"), name);
+    }
+
     /// Operations of a kind that are younger than the scene, oldest first.
     pub fn fresh(&self, kind: &str) -> Vec<Value> {
         let mut found = self.ask(|api| api.operations(&format!("kind={kind}&limit=1000")));
@@ -181,11 +197,11 @@ impl Lab {
     /// Whether an operation of this kind, younger than the scene, has come to its end, and nothing else runs; not when
     /// nobody answers.
     pub fn has_ended(&self, kind: &str) -> bool {
-        let idle = self.api.operations("unfinished=true").is_ok_and(|list| list.is_empty());
-        idle && self.api.operations(&format!("kind={kind}&limit=1000")).is_ok_and(|mut list| {
-            list.retain(|op| !self.known.contains(&word(&op["id"])));
-            !list.is_empty()
-        })
+        let Ok(mut list) = self.api.operations(&format!("kind={kind}&limit=1000")) else { return false };
+        list.retain(|op| !self.known.contains(&word(&op["id"])));
+        let ended = |op: &Value| ["done", "failed", "cancelled"].iter().any(|end| op["status"] == *end);
+        let idle = || self.api.operations("unfinished=true").is_ok_and(|list| list.is_empty());
+        !list.is_empty() && list.iter().all(ended) && idle()
     }
 
     /// Waits until every operation has ended.
@@ -214,15 +230,16 @@ impl Lab {
 
     /// Waits until every replica of a share follows; those that do.
     pub fn in_sync(&self, share: &str) -> Vec<String> {
-        wait::until("every replica to be in sync", || {
+        wait::until_else(|| {
             let all = self.replicas_of(share);
             let rest = |r: &Value| {
                 r["status"] == "available"
                     && (r["replica_state"] == "in_sync" || r["replica_state"] == "active")
             };
-            all.iter().all(rest).then(|| {
-                all.iter().filter(|r| r["replica_state"] == "in_sync").map(|r| word(&r["id"])).collect()
-            })
+            if !all.iter().all(rest) {
+                return Err(format!("the replicas of share {share} should be in sync: {all:#?}"));
+            }
+            Ok(all.iter().filter(|r| r["replica_state"] == "in_sync").map(|r| word(&r["id"])).collect())
         })
     }
 
@@ -242,8 +259,12 @@ impl Lab {
         self.ask(|api| api.export(replica)).unwrap_or_else(|| panic!("replica {replica} is not reached"))
     }
 
-    /// Writes a file with something in it.
+    /// Writes a file with something in it. The model driver copies what its files hold only when it connects, so with
+    /// it the content stays what it was.
     pub fn write(&self, export: &Path, name: &str) {
+        if self.beneath == Beneath::Storage {
+            return;
+        }
         fs::write(export.join(name), format!("{name}\n").repeat(1000)).unwrap();
     }
 

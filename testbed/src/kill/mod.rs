@@ -23,7 +23,7 @@ pub enum Kind {
     CreateShare,
     /// `POST /share-replicas`; the first sync follows it.
     CreateReplica,
-    /// A sync that was asked for.
+    /// A sync of the schedule.
     Sync,
     /// A planned promotion.
     Promote,
@@ -55,15 +55,19 @@ impl Kind {
         }
     }
 
-    /// Asks for it.
+    /// What happens before the server starts: what it starts a sync for by itself.
+    pub fn before_start(self, lab: &Lab) {
+        if self == Self::Sync {
+            lab.write_before_start("changed");
+        }
+    }
+
+    /// Asks for it. The sync is the schedule's own, which looks at every share when the server starts.
     pub fn act(self, lab: &Lab) -> Answered<()> {
         match self {
             Self::CreateShare => lab.api.create_share(&lab.share_type, lab::HERE).map(drop),
             Self::CreateReplica => lab.api.create_replica(lab.share(), lab::THERE).map(drop),
-            Self::Sync => {
-                lab.write(&lab.api.export(lab.active())?.ok_or(Gone)?, "changed");
-                lab.api.act(lab.replica(), "resync")
-            }
+            Self::Sync => Ok(()),
             Self::Promote => {
                 lab.write(&lab.api.export(lab.active())?.ok_or(Gone)?, "last word");
                 lab.api.act(lab.replica(), "promote")

@@ -93,7 +93,12 @@ fn ask(lab: &Lab, dice: &mut Dice) -> Answered<()> {
     let action = format!("v2/share-replicas/{id}/action");
     match dice.below(12) {
         0..3 => {
-            let zone = if dice.below(2) == 0 { HERE } else { THERE };
+            // One replica to a back end: zone-a has two, zone-b one.
+            let (zone, room) = if dice.below(2) == 0 { (HERE, 2) } else { (THERE, 1) };
+            let there = |r: &&Value| r["share_id"] == share["id"] && r["availability_zone"] == zone;
+            if replicas.iter().filter(there).count() >= room {
+                return Ok(());
+            }
             let body = json!({"share_replica": {"share_id": share_id, "availability_zone": zone}});
             lab.api.attempt("POST", "v2/share-replicas", &body).map(drop)
         }

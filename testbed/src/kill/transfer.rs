@@ -17,6 +17,8 @@ use crate::wait;
 const LARGE: u64 = 200 << 20;
 /// The cut comes once so many have arrived.
 const CUT: u64 = LARGE / 4;
+/// Slow enough to be cut, in bytes a second.
+const SLOW: &str = "[manager]\nbandwidth = 60000000";
 /// What of the arrived may have to be sent again: what had not reached the disk in whole pieces.
 const LOST: u64 = 24 << 20;
 
@@ -57,7 +59,7 @@ struct Scene {
 impl Scene {
     /// A share with a large file, and a replica to which about a quarter of it has arrived.
     fn begin() -> Self {
-        let mut lab = Lab::prepare(Stage::Share, Beneath::Directory);
+        let mut lab = Lab::prepare_with(Stage::Share, Beneath::Directory, SLOW);
         lab.server.launch();
         lab.backends_are_up();
         fill(&lab.export(lab.active()).join("very large"), LARGE);
