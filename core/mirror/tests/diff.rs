@@ -1,5 +1,5 @@
 //! The pure part: manifests come back as they were written, and a diff turns one into the other.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! A tree goes full, then by increments, and is the same each time to an independent tool.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The walk of a mirrored share: made, followed, promoted, failed back, removed.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 

@@ -43,8 +43,8 @@ pub fn every_kind(root: &Path) {
     fs::write(root.join(name(b"dir \xe9\n")).join("x"), b"3").unwrap();
     fs::write(root.join(".hidden"), b"4").unwrap();
     fs::write(root.join("a.b"), b"sorts after a/").unwrap();
-    mknodat(CWD, &root.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
-    mknodat(CWD, &root.join("socket"), FileType::Socket, Mode::from_raw_mode(0o600), 0).unwrap();
+    mknodat(CWD, root.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
+    mknodat(CWD, root.join("socket"), FileType::Socket, Mode::from_raw_mode(0o600), 0).unwrap();
     // Holes at the start, inside, and at the end; data smaller than a chunk.
     let sparse = File::create(root.join("sparse")).unwrap();
     sparse.write_all_at(&noise(3, 70_000), 1_000_000).unwrap();
@@ -69,7 +69,7 @@ pub fn every_kind(root: &Path) {
     if is_root() {
         std::os::unix::fs::chown(root.join(name(b"new\nline")), Some(1234), Some(4321)).unwrap();
         std::os::unix::fs::lchown(root.join("a/dangling"), Some(7), Some(8)).unwrap();
-        mknodat(CWD, &root.join("null"), FileType::CharacterDevice, Mode::from_raw_mode(0o666), 0x103)
+        mknodat(CWD, root.join("null"), FileType::CharacterDevice, Mode::from_raw_mode(0o666), 0x103)
             .unwrap();
         set("a/dangling", "trusted.on-a-symlink", b"!");
         set("fifo", "trusted.on-a-fifo", b"?");
@@ -89,7 +89,7 @@ pub fn every_kind(root: &Path) {
     let time = |path: &str, sec: i64, nsec: i64| {
         let at = rustix::fs::Timespec { tv_sec: sec, tv_nsec: nsec };
         let times = rustix::fs::Timestamps { last_access: at, last_modification: at };
-        rustix::fs::utimensat(CWD, &root.join(path), &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+        rustix::fs::utimensat(CWD, root.join(path), &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
     };
     time("a/small", 1_000_000_000, 123_456_789);
     time("a.b", -5, 999_999_999);

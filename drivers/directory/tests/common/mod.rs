@@ -103,8 +103,13 @@ pub struct Pair {
 impl Pair {
     pub async fn new(style: Style) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (alpha, beta) =
-            (Backend::open(&dir.path().join("alpha")).await, Backend::open(&dir.path().join("beta")).await);
+        let beta = dir.path().join("beta");
+        Self::with(style, dir, &beta).await
+    }
+
+    /// The secondary's back end lies at `beta`.
+    pub async fn with(style: Style, dir: tempfile::TempDir, beta: &Path) -> Self {
+        let (alpha, beta) = (Backend::open(&dir.path().join("alpha")).await, Backend::open(beta).await);
         let resource = ResourceId(Uuid::new_v4());
         let (one, two) = (spec(resource, style), spec(resource, style));
         assert!(alpha.create(&one).await.is_changed());
