@@ -24,6 +24,7 @@ pub fn write(root: &Path) {
         fs::write(deep.join("here"), format!("at level {level}\n")).unwrap();
     }
     fill(&root.join("large"), LARGE, 1);
+    fill(&root.join("moved"), 20 << 20, 3);
     let sparse = File::create(root.join("sparse")).unwrap();
     sparse.set_len(SPARSE).unwrap();
     sparse.write_all_at(b"an island", SPARSE / 3).unwrap();
@@ -88,7 +89,7 @@ pub fn change(root: &Path) -> u64 {
         large.write_all_at(&block, megabyte << 20).unwrap();
     }
     drop(large);
-    fs::rename(root.join("large"), root.join("level 0/large, renamed")).unwrap();
+    fs::rename(root.join("moved"), root.join("level 0/moved here")).unwrap();
     fill(&root.join("new"), 5 << 20, 2);
     fs::remove_file(root.join("linked too")).unwrap();
     fs::remove_dir_all(root.join("level 0/level 1/level 2")).unwrap();
