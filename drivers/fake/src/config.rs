@@ -37,6 +37,9 @@ pub struct Config {
     #[serde(default = "chunk")]
     #[schemars(range(min = 1))]
     pub chunk_bytes: usize,
+    /// Further facts of the storage, as capabilities that share types can ask for.
+    #[serde(default)]
+    pub facts: serde_json::Map<String, serde_json::Value>,
     /// Faults to inject.
     #[serde(default)]
     pub faults: Vec<Fault>,

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tandem_sdk::*;
 
 use crate::folder::files_of;
@@ -129,6 +129,9 @@ impl Driver for Fake {
             }
             _ => return Err(Error::invalid("exactly one of `world` and `path` must be set")),
         };
+        if config.site.is_empty() || config.site.contains('/') || config.site.starts_with('.') {
+            return Err(Error::invalid(format!("`site`: `{}` cannot be the name of a folder", config.site)));
+        }
         let fake = Self { world, faults: Mutex::new(config.faults.clone()), config };
         match fake.strike("open") {
             Some(What::Fail { .. }) => Err(Error::unavailable("injected: the back end cannot be opened")),
@@ -167,7 +170,7 @@ impl Driver for Fake {
             }),
             migration: None,
             attach: self.world.is_in_folder().then_some(AttachKind::Tree),
-            extra: Map::new(),
+            extra: self.config.facts.clone(),
         }
     }
 

@@ -1,31 +1,49 @@
-//! A world that is kept in a folder: `world.json`, and a folder of plain files for each instance that is served.
+//! A world that is kept in a folder: a file of JSON for each instance, and a folder of plain files for each that is
+//! served.
 //!
 //! The files of a served instance are the truth about its content, since users write there; whatever is not served
-//! stands in `world.json` alone. Every change is written beside and renamed into place.
+//! stands in the JSON alone. Every file is written beside and renamed into place, so that it survives `kill -9` whole.
 
-use std::fs::{self, File, Permissions};
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::collections::BTreeMap;
+use std::fs::{self, File, Metadata, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use tandem_sdk::{Error, InstanceId, Result};
 
+use crate::instance::Instance;
 use crate::world::{Data, Sites};
 
+/// Instances that were read before, by file. A stale one is noticed by what identifies the file, and costs only time.
+#[derive(Default)]
+pub(crate) struct Cache(BTreeMap<PathBuf, (Identity, Instance)>);
+
+/// A file that was renamed into place is another file.
+type Identity = (u64, u64, i64, i64);
+
+fn identity(facts: &Metadata) -> Identity {
+    (facts.ino(), facts.len(), facts.mtime(), facts.mtime_nsec())
+}
+
 /// Loads the world, does something with it, and stores what changed.
-pub(crate) fn with<T>(path: &Path, work: impl FnOnce(&mut Sites) -> Result<T>) -> Result<T> {
+pub(crate) fn with<T>(
+    path: &Path,
+    cache: &mut Cache,
+    work: impl FnOnce(&mut Sites) -> Result<T>,
+) -> Result<T> {
     let failed =
         |e: std::io::Error| Error::unavailable(format!("the world in {} failed: {e}", path.display()));
-    fs::create_dir_all(path).map_err(failed)?;
+    fs::create_dir_all(path.join("sites")).map_err(failed)?;
     let lock = File::create(path.join("lock")).map_err(failed)?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
-    let mut sites = load(path).map_err(failed)?;
+    let (mut sites, written) = load(path, cache).map_err(failed)?;
     let before = sites.clone();
-    let done = work(&mut sites)?;
-    if sites != before {
-        store(path, &before, &sites).map_err(failed)?;
+    for (site, instance) in written {
+        crate::peers::propagate(&mut sites, &site, instance);
     }
+    let done = work(&mut sites)?;
+    store(path, cache, &before, &sites).map_err(failed)?;
     Ok(done)
 }
 
@@ -34,32 +52,61 @@ pub(crate) fn files_of(path: &Path, site: &str, instance: InstanceId) -> PathBuf
     path.join("shares").join(site).join(instance.to_string())
 }
 
+fn json_of(path: &Path, site: &str, instance: InstanceId) -> PathBuf {
+    path.join("sites").join(site).join(format!("{instance}.json"))
+}
+
 fn withdrawn(files: &Path) -> PathBuf {
     files.with_extension("withdrawn")
 }
 
-fn load(path: &Path) -> std::io::Result<Sites> {
-    let mut sites: Sites = match fs::read(path.join("world.json")) {
-        Ok(bytes) => serde_json::from_slice(&bytes)?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Sites::new(),
-        Err(e) => return Err(e),
-    };
-    for (name, site) in &mut sites {
-        for (id, instance) in &mut site.instances {
-            if !instance.has_files() {
+/// All sites, and the instances that users have written to since they were stored.
+fn load(path: &Path, cache: &mut Cache) -> std::io::Result<(Sites, Vec<(String, InstanceId)>)> {
+    let (mut sites, mut written) = (Sites::new(), Vec::new());
+    for site in fs::read_dir(path.join("sites"))? {
+        let site = site?;
+        let name = site.file_name().to_string_lossy().into_owned();
+        for entry in fs::read_dir(site.path())? {
+            let file = entry?.path();
+            if file.extension().is_none_or(|ext| ext != "json") {
                 continue;
             }
-            let files = files_of(path, name, *id);
-            if !files.exists() && withdrawn(&files).exists() {
-                // A crash came between taking the files away and storing their content.
-                fs::rename(withdrawn(&files), &files)?;
+            let mut instance = load_instance(&file, cache)?;
+            let id = instance.spec.instance;
+            if instance.has_files() && refresh(&files_of(path, &name, id), &mut instance.data)? {
+                written.push((name.clone(), id));
             }
-            if files.is_dir() {
-                instance.data = read_files(&files)?;
-            }
+            sites.entry(name.clone()).or_default().instances.insert(id, instance);
         }
     }
-    Ok(sites)
+    Ok((sites, written))
+}
+
+fn load_instance(file: &Path, cache: &mut Cache) -> std::io::Result<Instance> {
+    let now = identity(&fs::metadata(file)?);
+    if let Some((then, instance)) = cache.0.get(file)
+        && *then == now
+    {
+        return Ok(instance.clone());
+    }
+    let instance: Instance = serde_json::from_slice(&fs::read(file)?)?;
+    cache.0.insert(file.to_owned(), (now, instance.clone()));
+    Ok(instance)
+}
+
+/// Brings `data` in line with the files; whether they differed.
+fn refresh(files: &Path, data: &mut Data) -> std::io::Result<bool> {
+    if !files.exists() && withdrawn(files).exists() {
+        // A crash came between taking the files away and storing their content.
+        fs::rename(withdrawn(files), files)?;
+    }
+    if !files.is_dir() {
+        return Ok(false);
+    }
+    let found = read_files(files)?;
+    let differ = found != *data;
+    *data = found;
+    Ok(differ)
 }
 
 fn read_files(folder: &Path) -> std::io::Result<Data> {
@@ -73,39 +120,49 @@ fn read_files(folder: &Path) -> std::io::Result<Data> {
     Ok(data)
 }
 
-fn store(path: &Path, before: &Sites, after: &Sites) -> std::io::Result<()> {
-    // Nobody may write where the new state says nobody can; but what was written is thrown away only when it is stored.
-    let gone: Vec<PathBuf> = served(before)
-        .filter(|key| !served(after).any(|other| other == *key))
-        .map(|(name, id)| files_of(path, name, id))
-        .collect();
-    for files in gone.iter().filter(|files| files.exists()) {
-        fs::rename(files, withdrawn(files))?;
-    }
-    let beside = path.join("world.json.new");
-    let mut file = File::create(&beside)?;
-    file.write_all(&serde_json::to_vec(after)?)?;
-    file.sync_all()?;
-    fs::rename(&beside, path.join("world.json"))?;
-    for files in &gone {
-        remove(&withdrawn(files))?;
-    }
-    for (name, site) in after {
-        for (id, instance) in site.instances.iter().filter(|(_, i)| i.has_files()) {
-            let same = before.get(name).and_then(|s| s.instances.get(id)) == Some(instance);
-            let files = files_of(path, name, *id);
-            if !same || !files.is_dir() {
-                write_files(&files, &instance.data, instance.is_writable())?;
-            }
+fn store(path: &Path, cache: &mut Cache, before: &Sites, after: &Sites) -> std::io::Result<()> {
+    for (name, id, old) in all(before) {
+        let files = files_of(path, name, id);
+        let new = after.get(name).and_then(|site| site.instances.get(&id));
+        // Nobody may write where the new state says nobody can; but what was written is thrown away only when it is
+        // stored.
+        if old.has_files() && new.is_none_or(|new| !new.has_files()) && files.exists() {
+            fs::rename(&files, withdrawn(&files))?;
         }
+        if new.is_none() {
+            fs::remove_file(json_of(path, name, id))?;
+            cache.0.remove(&json_of(path, name, id));
+        }
+    }
+    for (name, id, new) in all(after) {
+        let old = before.get(name).and_then(|site| site.instances.get(&id));
+        let files = files_of(path, name, id);
+        if old != Some(new) {
+            save(&json_of(path, name, id), cache, new)?;
+        }
+        if new.has_files() && (old != Some(new) || !files.is_dir()) {
+            write_files(&files, &new.data, new.is_writable())?;
+        }
+    }
+    for (name, id, _) in all(before) {
+        remove(&withdrawn(&files_of(path, name, id)))?;
     }
     Ok(())
 }
 
-fn served(sites: &Sites) -> impl Iterator<Item = (&str, InstanceId)> {
-    sites.iter().flat_map(|(name, site)| {
-        site.instances.iter().filter(|(_, i)| i.has_files()).map(move |(id, _)| (name.as_str(), *id))
-    })
+fn all(sites: &Sites) -> impl Iterator<Item = (&str, InstanceId, &Instance)> {
+    sites.iter().flat_map(|(name, site)| site.instances.iter().map(move |(id, i)| (name.as_str(), *id, i)))
+}
+
+fn save(file: &Path, cache: &mut Cache, instance: &Instance) -> std::io::Result<()> {
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let beside = file.with_extension("new");
+    fs::write(&beside, serde_json::to_vec(instance)?)?;
+    fs::rename(&beside, file)?;
+    cache.0.insert(file.to_owned(), (identity(&fs::metadata(file)?), instance.clone()));
+    Ok(())
 }
 
 fn write_files(folder: &Path, data: &Data, writable: bool) -> std::io::Result<()> {

@@ -281,7 +281,7 @@ impl Fake {
     }
 
     pub(crate) fn discard(&self, sites: &mut Sites, id: InstanceId) -> Result<Outcome<()>> {
-        let instance = find(sites, &self.config.site, id)?;
+        let Ok(instance) = find(sites, &self.config.site, id) else { return Ok(Outcome::Unchanged(())) };
         Ok(if instance.partial.take().is_some() { Outcome::Changed(()) } else { Outcome::Unchanged(()) })
     }
 }

@@ -22,6 +22,7 @@ struct Inner {
     /// `Some` when the world is kept in a folder.
     path: Option<PathBuf>,
     state: Mutex<State>,
+    cache: Mutex<folder::Cache>,
     released: Notify,
 }
 
@@ -115,7 +116,12 @@ impl World {
         if let Some(world) = worlds.get(&key).and_then(Weak::upgrade) {
             return Self(world);
         }
-        let world = Arc::new(Inner { path, state: Mutex::default(), released: Notify::new() });
+        let world = Arc::new(Inner {
+            path,
+            state: Mutex::default(),
+            cache: Mutex::default(),
+            released: Notify::new(),
+        });
         worlds.retain(|_, world| world.strong_count() > 0);
         worlds.insert(key, Arc::downgrade(&world));
         Self(world)
@@ -127,10 +133,11 @@ impl World {
 
     /// Does something with all sites. What it changes is stored before this returns.
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Sites) -> Result<T>) -> Result<T> {
-        let mut state = self.state();
         match &self.0.path {
-            None => work(&mut state.sites),
-            Some(path) => folder::with(path, work),
+            None => work(&mut self.state().sites),
+            Some(path) => {
+                folder::with(path, &mut self.0.cache.lock().unwrap_or_else(PoisonError::into_inner), work)
+            }
         }
     }
 

@@ -1,0 +1,125 @@
+//! Storage that replicates by itself.
+
+use std::time::Duration;
+
+use tandem_contract::*;
+use tokio::time::{Instant, sleep};
+
+use crate::case::list;
+use crate::check::{Check, changed, ensure, refused, same, succeeds, unchanged};
+use crate::content::{Content, sample};
+use crate::scene::{Pair, Scene};
+use crate::side::{LONG, Side};
+
+list! {
+    27 "connected peers become up to date and a planned promotion loses nothing" Storage promotes;
+    27 "a side that is not up to date is not promoted as planned" Storage not_up_to_date;
+    1 "connect_peers and disconnect_peers repeat as unchanged" Storage repeats;
+    2 "connecting the other way round is a conflict" Storage conflicts;
+    6 "a stale epoch is refused by connect_peers" Storage stale;
+}
+
+/// A pair in a style with one active side.
+async fn pair(scene: &Scene) -> Check<Option<Pair>> {
+    match scene.style(Style::Readable) {
+        Some(style) if style != Style::Writable => scene.pair(style).await.map(Some),
+        _ => Ok(None),
+    }
+}
+
+async fn endpoint(side: &Side, instance: InstanceId) -> Check<Endpoint> {
+    let endpoint = succeeds("`endpoint`", side.call(GetEndpoint { instance }).await)?;
+    same("the instance of the endpoint", &endpoint.instance, &instance)?;
+    Ok(endpoint)
+}
+
+/// The two calls that connect a pair: here and there.
+async fn connections(scene: &Scene, pair: &Pair) -> Check<[ConnectPeers; 2]> {
+    let (active, replica) = (pair.active.instance, pair.replica.instance);
+    let here = endpoint(&scene.here, active).await?;
+    let there = endpoint(&scene.there, replica).await?;
+    let epoch = pair.epoch;
+    Ok([
+        ConnectPeers { instance: active, epoch, peer: there, authoritative: true },
+        ConnectPeers { instance: replica, epoch, peer: here, authoritative: false },
+    ])
+}
+
+async fn connect(scene: &Scene, pair: &Pair) -> Check {
+    let [here, there] = connections(scene, pair).await?;
+    changed("`connect_peers` of the replica", scene.there.call(there).await)?;
+    changed("`connect_peers` of the active", scene.here.call(here).await).map(drop)
+}
+
+async fn up_to_date(scene: &Scene, pair: &Pair) -> Check {
+    let started = Instant::now();
+    loop {
+        let call = UpdateReplicaState { instance: pair.replica.instance, epoch: pair.epoch };
+        let report = succeeds("`update_replica_state`", scene.there.call(call).await)?;
+        if report.up_to_date == Some(true) {
+            return same("the state", &report.state, &ReplicaState::InSync);
+        }
+        ensure(started.elapsed() < LONG, || format!("the replica does not become up to date: {report:?}"))?;
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn promotes(scene: Scene) -> Check {
+    let Some(pair) = pair(&scene).await? else { return Ok(()) };
+    connect(&scene, &pair).await?;
+    let content = sample(50);
+    let can_see = scene.fill(&scene.here, pair.active.instance, pair.epoch, &content).await?;
+    up_to_date(&scene, &pair).await?;
+    let (old, new, epoch) = (pair.active.instance, pair.replica.instance, pair.epoch.next());
+    let demoted = scene.here.call(DemoteReplica { instance: old, epoch, to: Demotion::Secondary }).await;
+    changed("`demote_replica`", demoted)?;
+    let promotion = Promotion::Planned { point: None };
+    let call = PromoteReplica { instance: new, epoch, promotion };
+    let first = changed("`promote_replica`", scene.there.call(call.clone()).await)?;
+    same("the repeat", &unchanged("the repeat of `promote_replica`", scene.there.call(call).await)?, &first)?;
+    let expected = if can_see { content } else { Content::new() };
+    scene.holds(&scene.there, new, epoch, &expected).await?;
+    let seen = scene.observe(&scene.here, old).await?;
+    same("the old one's role and epoch", &(seen.role, seen.epoch), &(Role::Secondary, epoch))
+}
+
+async fn not_up_to_date(scene: Scene) -> Check {
+    let Some(pair) = pair(&scene).await? else { return Ok(()) };
+    let promotion = Promotion::Planned { point: None };
+    let call = PromoteReplica { instance: pair.replica.instance, epoch: pair.epoch.next(), promotion };
+    refused("a planned promotion of an unconnected side", scene.there.call(call).await, &[ErrorKind::Conflict])?;
+    Ok(())
+}
+
+async fn repeats(scene: Scene) -> Check {
+    let Some(pair) = pair(&scene).await? else { return Ok(()) };
+    let [here, there] = connections(&scene, &pair).await?;
+    for (side, call) in [(&scene.here, here), (&scene.there, there)] {
+        changed("`connect_peers`", side.call(call.clone()).await)?;
+        unchanged("the repeat of `connect_peers`", side.call(call).await)?;
+    }
+    let (active, replica) = (pair.active.instance, pair.replica.instance);
+    for (side, instance, peer) in [(&scene.here, active, replica), (&scene.there, replica, active)] {
+        let call = DisconnectPeers { instance, peer };
+        changed("`disconnect_peers`", side.call(call.clone()).await)?;
+        unchanged("the repeat of `disconnect_peers`", side.call(call).await)?;
+    }
+    Ok(())
+}
+
+async fn conflicts(scene: Scene) -> Check {
+    let Some(pair) = pair(&scene).await? else { return Ok(()) };
+    let [here, _] = connections(&scene, &pair).await?;
+    changed("`connect_peers`", scene.here.call(here.clone()).await)?;
+    let other = ConnectPeers { authoritative: false, ..here };
+    refused("`connect_peers` the other way round", scene.here.call(other).await, &[ErrorKind::Conflict])?;
+    Ok(())
+}
+
+async fn stale(scene: Scene) -> Check {
+    let Some(pair) = pair(&scene).await? else { return Ok(()) };
+    let [here, _] = connections(&scene, &pair).await?;
+    let call = ConnectPeers { epoch: Epoch(pair.epoch.0 - 1), ..here };
+    refused("`connect_peers` at a stale epoch", scene.here.call(call).await, &[ErrorKind::StaleEpoch])?;
+    Ok(())
+}
