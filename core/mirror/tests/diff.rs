@@ -11,8 +11,11 @@ use tandem_mirror::{
 
 fn entry(path: &str, kind: Kind, mode: u32) -> Entry {
     let mtime = Time { sec: i64::from(mode) - 100, nsec: mode };
-    let xattrs =
-        if mode % 3 == 0 { vec![Xattr { name: b"user.a".to_vec(), value: vec![1, 2] }] } else { vec![] };
+    let xattrs = if mode.is_multiple_of(3) {
+        vec![Xattr { name: b"user.a".to_vec(), value: vec![1, 2] }]
+    } else {
+        vec![]
+    };
     Entry { path: path.into(), meta: Meta { mode, uid: mode, gid: 0, mtime, xattrs }, kind, local: None }
 }
 
