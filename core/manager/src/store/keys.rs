@@ -11,6 +11,12 @@ use crate::oplog::Logged;
 /// fields do not raise it.
 pub(super) const FORMAT: i64 = 1;
 
+/// GiB as they are sorted and summed: up to a zebibyte, so that no sum of them overflows.
+pub(super) fn size_key(size_gb: u64) -> i64 {
+    const MOST: i64 = 1 << 40;
+    i64::try_from(size_gb).map_or(MOST, |size| size.min(MOST))
+}
+
 /// A kind of row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Table {
@@ -185,7 +191,7 @@ impl RowKeys {
             Key::text(&share.project_id),
             Key::maybe(share.name.as_ref()),
             Key::maybe(share.description.as_ref()),
-            Key::int(i64::try_from(share.size_gb).unwrap_or(i64::MAX)),
+            Key::int(size_key(share.size_gb)),
             Key::text(&share.protocol),
             Key::text(share.share_type_id),
             Key::int(share.is_public.into()),

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use sqlx::{ConnectOptions, Connection};
+use tandem_manager::model::{Instance, Share};
 use tandem_manager::store::sqlite::SqliteStore;
 use tandem_manager::store::{Store, StoreError};
 
@@ -123,4 +124,28 @@ async fn a_damaged_file_is_a_sentence() {
         Ok(store) => store.share(share_id(1)).await.unwrap_err().to_string(),
     };
     assert!(sentence.contains("damaged") && sentence.contains("restore a backup"), "{sentence}");
+}
+
+/// The first schema with rows in it, as its program left it.
+#[tokio::test]
+async fn an_older_schema_is_brought_up_to_date() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tandem.db");
+    let share = Share { size_gb: 7, ..share(1) };
+    let instance = Instance { pool: pool("alpha"), ..instance(2, 1) };
+    {
+        let store = SqliteStore::open(&path).await.unwrap();
+        store.commit(put([row(share), row(instance)])).await.unwrap();
+        let mut other = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+        let back = "DELETE FROM _sqlx_migrations WHERE version > 1; DROP TABLE promised; \
+                    DROP INDEX instances_following; \
+                    CREATE INDEX instances_following ON instances (replica_state, share_id); \
+                    DROP TRIGGER instance_placed; DROP TRIGGER instance_gone; \
+                    DROP TRIGGER instance_moved; DROP TRIGGER share_made; DROP TRIGGER share_gone; \
+                    DROP TRIGGER share_resized;";
+        sqlx::raw_sql(back).execute(&mut other).await.unwrap();
+    }
+    let store = SqliteStore::open(&path).await.unwrap();
+    assert_eq!(store.promised().await.unwrap(), [("host@alpha#main".to_owned(), 7 << 30)]);
+    assert_eq!(store.family(share_id(1)).await.unwrap().instances.len(), 1);
 }

@@ -207,6 +207,7 @@ pub(crate) async fn instances_filter(store: &dyn Store) {
     second.exports = vec![export(51, "/b")];
     let mut third = instance(13, 2);
     (third.status, third.project_id) = (InstanceStatus::Error, "q".into());
+    third.unfenced = true;
     let orphan = replica(14, 99, ReplicaState::Active);
     store
         .commit(put([row(dr), row(share(2)), row(first), row(second), row(third), row(orphan)]))
@@ -215,7 +216,8 @@ pub(crate) async fn instances_filter(store: &dyn Store) {
 
     let d = InstanceQuery::default;
     let ids = |ids: &[u64]| Some(ids.iter().copied().map(instance_id).collect::<Vec<_>>());
-    let cases: [(InstanceQuery, &[u64]); 19] = [
+    let cases: [(InstanceQuery, &[u64]); 20] = [
+        (InstanceQuery { unfenced: true, ..d() }, &[13]),
         (InstanceQuery { share_ids: Some([2, 99].map(share_id).to_vec()), ..d() }, &[13, 14]),
         (InstanceQuery { share_ids: Some(vec![]), ..d() }, &[]),
         (d(), &[19, 12, 13, 14]),

@@ -2,6 +2,7 @@
 
 use tandem_contract::ResourceId;
 
+use super::super::keys::size_key;
 use super::super::{Family, InstanceQuery, OperationQuery, Page, ShareQuery, ShareSort};
 use super::state::State;
 use crate::clock::Timestamp;
@@ -12,7 +13,7 @@ use crate::model::{AccessRule, Instance, InstanceStatus, Operation, PoolAddress,
 enum SortKey {
     Time(Option<Timestamp>),
     Text(Option<String>),
-    Number(u64),
+    Number(i64),
 }
 
 /// Whether `whole` contains `part`, ASCII letters of any case.
@@ -154,14 +155,14 @@ impl State {
     /// Bytes promised on each pool.
     pub(super) fn promised(&self) -> Vec<(String, u64)> {
         const GIB: u64 = 1 << 30;
-        let mut pools = std::collections::BTreeMap::<String, u64>::new();
+        let mut pools = std::collections::BTreeMap::<String, i64>::new();
         for instance in self.instances.values() {
             if let (Some(pool), Some(share)) = (&instance.pool, self.shares.get(&instance.share_id)) {
-                let sum = pools.entry(pool.to_string()).or_default();
-                *sum = sum.saturating_add(share.size_gb.saturating_mul(GIB));
+                *pools.entry(pool.to_string()).or_default() += size_key(share.size_gb);
             }
         }
-        pools.into_iter().collect()
+        let bytes = |gib: i64| u64::try_from(gib).unwrap_or(0).saturating_mul(GIB);
+        pools.into_iter().filter(|(_, gib)| *gib > 0).map(|(pool, gib)| (pool, bytes(gib))).collect()
     }
 }
 
@@ -172,7 +173,7 @@ fn sort_key(sort: ShareSort, share: &Share, instances: &[Instance]) -> SortKey {
         ShareSort::UpdatedAt => SortKey::Time(share.updated_at),
         ShareSort::Id => SortKey::Text(Some(share.id.to_string())),
         ShareSort::Name => SortKey::Text(share.name.clone()),
-        ShareSort::Size => SortKey::Number(share.size_gb),
+        ShareSort::Size => SortKey::Number(size_key(share.size_gb)),
         ShareSort::Protocol => SortKey::Text(Some(share.protocol.clone())),
         ShareSort::ProjectId => SortKey::Text(Some(share.project_id.clone())),
         ShareSort::ShareType => SortKey::Text(Some(share.share_type_id.to_string())),

@@ -63,6 +63,11 @@ async fn main_queries_use_their_index() {
             instances(InstanceQuery { status: Some(InstanceStatus::Error), ..i() }),
             "i USING INDEX instances_by_status",
         ),
+        (
+            "unfenced instances",
+            instances(InstanceQuery { unfenced: true, ..i() }),
+            "i USING INDEX instances_unfenced",
+        ),
         ("shares", shares(s()), "s USING INDEX shares_by_age"),
         (
             "shares of a project",
@@ -97,6 +102,11 @@ async fn main_queries_use_their_index() {
             "o USING INDEX operations_by_share",
         ),
         ("rules", sql::RULES.to_owned(), "rules USING INDEX rules_by_share"),
+        (
+            "shares that follow",
+            sql::FOLLOWING.to_owned(),
+            "instances USING COVERING INDEX instances_following",
+        ),
         ("a log", sql::LOG.to_owned(), "events USING INDEX sqlite_autoindex_events_1"),
         ("the log", sql::LOG_FROM.to_owned(), "events USING INTEGER PRIMARY KEY"),
     ];

@@ -32,13 +32,11 @@ pub(super) const FAMILY: &str = "\
     ) ORDER BY kind, at, id";
 
 pub(super) const FOLLOWING: &str = "\
-    SELECT DISTINCT share_id FROM instances WHERE replica_state IN ('in_sync', 'out_of_sync', 'error') \
-    ORDER BY share_id";
+    SELECT DISTINCT share_id FROM instances INDEXED BY instances_following \
+    WHERE replica_state IN ('in_sync', 'out_of_sync', 'error') ORDER BY share_id";
 
-/// Bytes promised on each pool.
-pub(super) const PROMISED: &str = "\
-    SELECT i.host, SUM(s.size_gb) FROM instances i JOIN shares s ON s.id = i.share_id \
-    WHERE i.host IS NOT NULL GROUP BY i.host ORDER BY i.host";
+/// GiB promised on each pool, as the triggers keep them.
+pub(super) const PROMISED: &str = "SELECT host, gib FROM promised WHERE gib > 0 ORDER BY host";
 
 pub(super) const DROP_METADATA: &str = "DELETE FROM share_metadata WHERE share_id = ?";
 pub(super) const ADD_METADATA: &str = "INSERT INTO share_metadata (share_id, key, value) VALUES (?, ?, ?)";
