@@ -12,6 +12,7 @@
 //!     points/<point>.variants           forms of files that were sent instead of what it says
 //!     points/known                      the newest manifest of the live tree, for its hashes
 //!     incoming/                         a transfer that has not ended
+//!     attached                          how the manager has attached it, while it has
 //! <root>/instances/.new-<instance>/     one that is being made
 //! ```
 
@@ -154,6 +155,9 @@ impl Store {
             }
         }
         let root = &store.config.root;
+        // Two that open at once must not both find a new boot: the later one would take away what the first exported.
+        let folder = File::open(root).map_err(|e| io_error("open", root, &e))?;
+        flock(&folder, FlockOperation::LockExclusive).map_err(|e| io_error("lock", root, &e.into()))?;
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         if fs::read_to_string(root.join("boot")).ok().as_deref() != Some(boot.as_str()) {
             let exports = root.join("exports");
