@@ -53,9 +53,8 @@ impl Needs {
             Self::Attach => capabilities.attach.is_some(),
             Self::Replication => replication.is_some(),
             Self::Streams => streams,
-            Self::Resume => {
-                replication.is_some_and(|r| matches!(r.transport, Transport::Streamed { resumable: true, .. }))
-            }
+            Self::Resume => replication
+                .is_some_and(|r| matches!(r.transport, Transport::Streamed { resumable: true, .. })),
             Self::Quiesce => replication.is_some_and(|r| r.quiesce),
             Self::Storage => replication.is_some_and(|r| matches!(r.transport, Transport::Storage { .. })),
             Self::StreamsReadable => streams && style(Style::Readable),

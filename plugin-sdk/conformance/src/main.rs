@@ -65,7 +65,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode, String> {
 
 /// Settings from a file; JSON by its ending, else TOML.
 fn settings(path: &Path) -> Result<Value, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
     let wrong = |e: String| format!("{} does not hold settings: {e}", path.display());
     if path.extension().is_some_and(|ext| ext == "json") {
         serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))

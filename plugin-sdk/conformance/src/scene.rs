@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Map;
 use tandem_contract::{
-    Attach, AttachKind, Capabilities, CreateInstance, CreateReplica, DeleteInstance, Detach, Epoch, Error, InstanceId,
-    InstanceInfo, InstanceSpec, MakePoint, Observation, ObserveInstance, Outcome, PointId, PointInfo, Pools, Receive,
-    ReceiveSpec, ReplicationSpec, ResourceId, ResourceKind, Result, SendSpec, SendStream, Style, TransferReport,
-    Transport,
+    Attach, AttachKind, Capabilities, CreateInstance, CreateReplica, DeleteInstance, Detach, Epoch, Error,
+    InstanceId, InstanceInfo, InstanceSpec, MakePoint, Observation, ObserveInstance, Outcome, PointId,
+    PointInfo, Pools, Receive, ReceiveSpec, ReplicationSpec, ResourceId, ResourceKind, Result, SendSpec,
+    SendStream, Style, TransferReport, Transport,
 };
 use uuid::Uuid;
 
@@ -39,6 +39,13 @@ pub(crate) struct Pair {
     pub(crate) active: InstanceSpec,
     pub(crate) replica: InstanceSpec,
     pub(crate) epoch: Epoch,
+}
+
+/// A folder through which the suite sees an instance's content.
+struct View {
+    folder: PathBuf,
+    /// Whether it was attached for that, and has to be detached.
+    attached: bool,
 }
 
 /// How both sides of a transfer ended, and the bytes that passed.
@@ -133,10 +140,10 @@ impl Scene {
     }
 
     /// Where the suite can see an instance's content: its export, or what `attach` gives. `None` where it cannot.
-    pub(crate) async fn look(&self, side: &Side, instance: InstanceId, epoch: Epoch) -> Check<Option<PathBuf>> {
+    async fn look(&self, side: &Side, instance: InstanceId, epoch: Epoch) -> Check<Option<View>> {
         let seen = self.observe(side, instance).await?;
         if let Some(folder) = folder_of(&seen.exports) {
-            return Ok(Some(folder));
+            return Ok(Some(View { folder, attached: false }));
         }
         if self.capabilities.attach != Some(AttachKind::Tree) {
             return Ok(None);
@@ -144,32 +151,46 @@ impl Scene {
         let read_only = seen.role != tandem_contract::Role::Active;
         let attached = side.call(Attach { instance, epoch, read_only }).await;
         let path = PathBuf::from(succeeds("`attach`", attached)?.into_inner().path);
-        Ok(path.is_dir().then_some(path))
+        Ok(path.is_dir().then_some(View { folder: path, attached: true }))
     }
 
     /// Puts content into an active instance; `false` where the suite cannot.
-    pub(crate) async fn fill(&self, side: &Side, instance: InstanceId, epoch: Epoch, content: &Content) -> Check<bool> {
-        let Some(folder) = self.look(side, instance, epoch).await? else { return Ok(false) };
-        content::write(&folder, content)?;
-        self.unlook(side, instance).await?;
+    pub(crate) async fn fill(
+        &self,
+        side: &Side,
+        instance: InstanceId,
+        epoch: Epoch,
+        content: &Content,
+    ) -> Check<bool> {
+        let Some(view) = self.look(side, instance, epoch).await? else { return Ok(false) };
+        content::write(&view.folder, content)?;
+        self.unlook(side, instance, &view).await?;
         Ok(true)
     }
 
     /// Compares an instance's content, where the suite can.
-    pub(crate) async fn holds(&self, side: &Side, instance: InstanceId, epoch: Epoch, expected: &Content) -> Check {
-        let Some(folder) = self.look(side, instance, epoch).await? else { return Ok(()) };
-        let found = content::read(&folder)?;
-        self.unlook(side, instance).await?;
+    pub(crate) async fn holds(
+        &self,
+        side: &Side,
+        instance: InstanceId,
+        epoch: Epoch,
+        expected: &Content,
+    ) -> Check {
+        let Some(view) = self.look(side, instance, epoch).await? else { return Ok(()) };
+        let found = content::read(&view.folder)?;
+        self.unlook(side, instance, &view).await?;
         let names = |c: &Content| c.keys().cloned().collect::<Vec<_>>();
         same("the list of files", &names(&found), &names(expected))?;
         for (name, bytes) in expected {
-            ensure(found.get(name) == Some(bytes), || format!("`{name}` of instance {instance} has another content"))?;
+            ensure(found.get(name) == Some(bytes), || {
+                format!("`{name}` of instance {instance} has another content")
+            })?;
         }
         Ok(())
     }
 
-    async fn unlook(&self, side: &Side, instance: InstanceId) -> Check {
-        if self.capabilities.attach.is_some() {
+    async fn unlook(&self, side: &Side, instance: InstanceId, view: &View) -> Check {
+        if view.attached {
             succeeds("`detach`", side.call(Detach { instance }).await)?;
         }
         Ok(())
@@ -210,7 +231,8 @@ impl Scene {
             format: format.clone(),
             bandwidth: None,
         };
-        let receive = ReceiveSpec { instance: from_to.1, epoch, to: to.clone(), from: from.cloned(), resume, format };
+        let receive =
+            ReceiveSpec { instance: from_to.1, epoch, to: to.clone(), from: from.cloned(), resume, format };
         Ok((send, receive))
     }
 
@@ -244,7 +266,9 @@ impl Scene {
         }
         match &carried.received {
             Ok(outcome) => {
-                ensure(outcome.clone().into_inner().verified, || "`receive` has not verified what arrived".to_owned())?;
+                ensure(outcome.clone().into_inner().verified, || {
+                    "`receive` has not verified what arrived".to_owned()
+                })?;
                 Ok(carried)
             }
             Err(e) => Err(format!("`receive` failed: {e}")),

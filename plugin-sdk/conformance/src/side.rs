@@ -121,7 +121,11 @@ impl Side {
     }
 }
 
-fn send(driver: &Arc<dyn DriverSide>, request: &Request, fds: Vec<OwnedFd>) -> Result<BoxFuture<'static, Result<Value>>> {
+fn send(
+    driver: &Arc<dyn DriverSide>,
+    request: &Request,
+    fds: Vec<OwnedFd>,
+) -> Result<BoxFuture<'static, Result<Value>>> {
     let bytes = serde_json::to_vec(request).map_err(|e| Error::bug(format!("the request: {e}")))?;
     let verb = request.verb.clone();
     let work = driver.call(bytes, fds);
@@ -144,12 +148,13 @@ fn decode_error(verb: &str, bytes: &[u8]) -> Error {
 impl Running {
     /// Its answer, which must come `within`.
     pub(crate) async fn ends<V: Verb>(self, within: Duration) -> Result<V::Reply> {
-        let answer = timeout(within, self.answer)
-            .await
-            .map_err(|_| Error::bug(format!("`{}` has not returned within {} s", V::NAME, within.as_secs())))??;
+        let answer = timeout(within, self.answer).await.map_err(|_| {
+            Error::bug(format!("`{}` has not returned within {} s", V::NAME, within.as_secs()))
+        })??;
         let shown = answer.to_string();
-        serde_json::from_value(answer)
-            .map_err(|e| Error::bug(format!("the answer of `{}` does not fit: {e}", V::NAME)).with("answer", shown))
+        serde_json::from_value(answer).map_err(|e| {
+            Error::bug(format!("the answer of `{}` does not fit: {e}", V::NAME)).with("answer", shown)
+        })
     }
 
     /// Tells the driver to stop it.

@@ -72,7 +72,8 @@ pub fn trials(subject: &Subject, label: &str) -> Result<Vec<Trial>, String> {
         }
         for (mode, keep) in [("kept", true), ("fresh", false)] {
             let name = format!("{label}{mode}::law_{:02}::{}", case.law, case.name.replace(' ', "_"));
-            let (subject, runtime, capabilities) = (subject.clone(), Arc::clone(&runtime), Arc::clone(&capabilities));
+            let (subject, runtime, capabilities) =
+                (subject.clone(), Arc::clone(&runtime), Arc::clone(&capabilities));
             let (law, run) = (case.law, case.run);
             trials.push(Trial::test(name, move || {
                 let scene = Scene::new(&subject, &capabilities, keep);

@@ -40,9 +40,12 @@ async fn reported(scene: Scene) -> Check {
         same("the rules reported", &report.rules.iter().map(|r| r.id).collect::<Vec<_>>(), &ids)?;
         for rule in &report.rules {
             let enforces = scene.capabilities.access_enforcement == AccessEnforcement::Full;
-            ensure(enforces || !rule.enforced, || "a rule is called enforced, but the capabilities say none is".to_owned())?;
+            ensure(enforces || !rule.enforced, || {
+                "a rule is called enforced, but the capabilities say none is".to_owned()
+            })?;
             ensure(!enforces || rule.enforced || rule.error.is_some(), || {
-                "a rule is neither enforced nor in error, but the capabilities say that all are enforced".to_owned()
+                "a rule is neither enforced nor in error, but the capabilities say that all are enforced"
+                    .to_owned()
             })?;
         }
     }

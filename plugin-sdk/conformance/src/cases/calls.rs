@@ -30,7 +30,10 @@ async fn absurd(scene: Scene) -> Check {
             replication: Some(ReplicationSpec { style: Style::Unknown, instances: u32::MAX }),
             ..spec.clone()
         },
-        InstanceSpec { options: json!({"a b": {"c": ["d"]}}).as_object().cloned().unwrap_or_default(), ..spec.clone() },
+        InstanceSpec {
+            options: json!({"a b": {"c": ["d"]}}).as_object().cloned().unwrap_or_default(),
+            ..spec.clone()
+        },
     ];
     for spec in specs {
         let spec = InstanceSpec { instance: InstanceId(Uuid::new_v4()), ..spec };
@@ -67,7 +70,8 @@ async fn unfit(scene: Scene) -> Check {
         (CreateInstance::NAME, Value::Null, ErrorKind::InvalidArgument),
     ];
     for (verb, args, kind) in calls {
-        let running = succeeds("starting a call", scene.here.start_raw(verb, args.clone(), Vec::new(), None).await)?;
+        let running =
+            succeeds("starting a call", scene.here.start_raw(verb, args.clone(), Vec::new(), None).await)?;
         let answer = tokio::time::timeout(LONG, running.answer).await;
         let answer = answer.map_err(|_| format!("`{verb}` has not returned"))?;
         refused(&format!("`{verb}` with {args}"), answer, &[kind])?;
@@ -79,6 +83,10 @@ async fn unknown_pool(scene: Scene) -> Check {
     let spec = scene.spec(&scene.here, None).await?;
     let spec = InstanceSpec { pool: "no-such-pool".to_owned(), ..spec };
     let answer = scene.here.call(CreateInstance { spec }).await;
-    refused("`create_instance` in an unknown pool", answer, &[ErrorKind::InvalidArgument, ErrorKind::NotFound])?;
+    refused(
+        "`create_instance` in an unknown pool",
+        answer,
+        &[ErrorKind::InvalidArgument, ErrorKind::NotFound],
+    )?;
     Ok(())
 }

@@ -111,15 +111,27 @@ async fn attach_conflicts(scene: Scene) -> Check {
 async fn unknown(scene: Scene) -> Check {
     let instance = InstanceId(Uuid::new_v4());
     let (epoch, missing, here) = (Epoch(1), [ErrorKind::NotFound], &scene.here);
-    same("what is observed", &succeeds("`observe_instance`", here.call(ObserveInstance { instance }).await)?, &None)?;
+    same(
+        "what is observed",
+        &succeeds("`observe_instance`", here.call(ObserveInstance { instance }).await)?,
+        &None,
+    )?;
     unchanged("`delete_instance` of nothing", here.call(DeleteInstance { instance }).await)?;
     let resize = here.call(ResizeInstance { instance, epoch, size_bytes: SIZE }).await;
     refused("`resize_instance` of nothing", resize, &missing)?;
     refused("`ensure_instance` of nothing", here.call(EnsureInstance { instance, epoch }).await, &missing)?;
     let access = AccessSpec { rules: Vec::new(), read_only: false };
-    refused("`update_access` of nothing", here.call(UpdateAccess { instance, epoch, access }).await, &missing)?;
+    refused(
+        "`update_access` of nothing",
+        here.call(UpdateAccess { instance, epoch, access }).await,
+        &missing,
+    )?;
     if scene.capabilities.attach.is_some() {
-        refused("`attach` of nothing", here.call(Attach { instance, epoch, read_only: true }).await, &missing)?;
+        refused(
+            "`attach` of nothing",
+            here.call(Attach { instance, epoch, read_only: true }).await,
+            &missing,
+        )?;
         unchanged("`detach` of nothing", here.call(Detach { instance }).await)?;
     }
     Ok(())
@@ -132,7 +144,9 @@ async fn remembered(scene: Scene) -> Check {
     same("the observation of a driver opened later", &scene.observe(&later, spec.instance).await?, &before)?;
     unchanged("the repeat of `create_instance`", later.call(CreateInstance { spec: spec.clone() }).await)?;
     let listed = succeeds("`list_instances`", later.call(ListInstances {}).await)?;
-    ensure(listed.contains(&spec.instance), || "`list_instances` of a driver opened later lacks it".to_owned())
+    ensure(listed.contains(&spec.instance), || {
+        "`list_instances` of a driver opened later lacks it".to_owned()
+    })
 }
 
 async fn observed(scene: Scene) -> Check {
@@ -153,7 +167,8 @@ async fn observed(scene: Scene) -> Check {
 async fn stale(scene: Scene) -> Check {
     let (spec, _) = scene.active().await?;
     let before = scene.observe(&scene.here, spec.instance).await?;
-    let (instance, epoch, here, kinds) = (spec.instance, Epoch(spec.epoch.0 - 1), &scene.here, [ErrorKind::StaleEpoch]);
+    let (instance, epoch, here, kinds) =
+        (spec.instance, Epoch(spec.epoch.0 - 1), &scene.here, [ErrorKind::StaleEpoch]);
     let create = here.call(CreateInstance { spec: InstanceSpec { epoch, ..spec.clone() } }).await;
     refused("`create_instance` at a stale epoch", create, &kinds)?;
     let resize = here.call(ResizeInstance { instance, epoch, size_bytes: 2 * SIZE }).await;

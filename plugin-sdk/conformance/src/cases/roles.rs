@@ -63,14 +63,23 @@ async fn replica_repeats(scene: Scene) -> Check {
 async fn replica_conflicts(scene: Scene) -> Check {
     let pair = scene.pair(any_style(&scene)?).await?;
     let other = InstanceSpec { resource: ResourceId(Uuid::new_v4()), ..pair.replica.clone() };
-    refused("`create_replica` of another resource", scene.there.call(CreateReplica { spec: other }).await, &[ErrorKind::Conflict])?;
+    refused(
+        "`create_replica` of another resource",
+        scene.there.call(CreateReplica { spec: other }).await,
+        &[ErrorKind::Conflict],
+    )?;
     let other = InstanceSpec { size_bytes: pair.replica.size_bytes * 2, ..pair.replica.clone() };
-    refused("`create_replica` of another size", scene.there.call(CreateReplica { spec: other }).await, &[ErrorKind::Conflict])?;
+    refused(
+        "`create_replica` of another size",
+        scene.there.call(CreateReplica { spec: other }).await,
+        &[ErrorKind::Conflict],
+    )?;
     Ok(())
 }
 
 async fn unknown(scene: Scene) -> Check {
-    let (instance, epoch, missing, here) = (InstanceId(Uuid::new_v4()), Epoch(1), [ErrorKind::NotFound], &scene.here);
+    let (instance, epoch, missing, here) =
+        (InstanceId(Uuid::new_v4()), Epoch(1), [ErrorKind::NotFound], &scene.here);
     let report = here.call(UpdateReplicaState { instance, epoch }).await;
     refused("`update_replica_state` of nothing", report, &missing)?;
     let promotion = Promotion::Forced { point: None };
@@ -117,11 +126,19 @@ async fn stale(scene: Scene) -> Check {
     }
     if crate::Needs::Streams.met(&scene.capabilities) {
         let point = PointId(Uuid::new_v4());
-        refused("`make_point` at a stale epoch", here.call(MakePoint { instance: active, epoch, point }).await, &kinds)?;
+        refused(
+            "`make_point` at a stale epoch",
+            here.call(MakePoint { instance: active, epoch, point }).await,
+            &kinds,
+        )?;
         let point = scene.point(here, active, pair.epoch).await?;
         let (send, receive) = scene.halves((active, replica), there, epoch, &point, None).await?;
         let (read, write) = pipe::plain().map_err(|e| e.to_string())?;
-        refused("`send` at a stale epoch", here.call_with(SendStream { spec: send }, vec![write]).await, &kinds)?;
+        refused(
+            "`send` at a stale epoch",
+            here.call_with(SendStream { spec: send }, vec![write]).await,
+            &kinds,
+        )?;
         let received = there.call_with(Receive { spec: receive }, vec![read]).await;
         refused("`receive` at a stale epoch", received, &kinds)?;
         let released = here.call(ReleasePoint { instance: active, point: point.id }).await;
@@ -151,9 +168,17 @@ async fn disaster(scene: Scene) -> Check {
     let content = sample(4);
     let (pair, point) = synced(&scene, Style::Dr, &content).await?;
     let (instance, epoch) = (pair.replica.instance, pair.epoch.next());
-    same("the exports of a dr secondary", &scene.observe(&scene.there, instance).await?.exports, &Vec::new())?;
+    same(
+        "the exports of a dr secondary",
+        &scene.observe(&scene.there, instance).await?.exports,
+        &Vec::new(),
+    )?;
     let served = scene.there.call(EnsureInstance { instance, epoch: pair.epoch }).await;
-    same("its exports once it is ensured", &succeeds("`ensure_instance`", served)?.into_inner().exports, &Vec::new())?;
+    same(
+        "its exports once it is ensured",
+        &succeeds("`ensure_instance`", served)?.into_inner().exports,
+        &Vec::new(),
+    )?;
     let promoted = PromoteReplica { instance, epoch, promotion: planned_at(&point) };
     let info = changed("`promote_replica`", scene.there.call(promoted).await)?;
     ensure(!info.exports.is_empty(), || "it is promoted, but has no export".to_owned())?;
@@ -187,7 +212,9 @@ async fn planned(scene: Scene) -> Check {
         scene.fill(&scene.here, new, epoch, &content).await?;
         let next = scene.point(&scene.here, new, epoch).await?;
         let carried = scene.sync(&pair, &next, Some(&point)).await?;
-        ensure(carried.bytes < 200 << 10, || format!("failback carried {} bytes for a change of 1 KB", carried.bytes))?;
+        ensure(carried.bytes < 200 << 10, || {
+            format!("failback carried {} bytes for a change of 1 KB", carried.bytes)
+        })?;
         scene.holds(&scene.there, old, epoch, &content).await?;
         point = next;
     }
@@ -197,8 +224,16 @@ async fn planned(scene: Scene) -> Check {
 async fn not_there(scene: Scene) -> Check {
     let (pair, point) = synced(&scene, any_style(&scene)?, &sample(6)).await?;
     let other = PointInfo { id: PointId(Uuid::new_v4()), ..point };
-    let call = PromoteReplica { instance: pair.replica.instance, epoch: pair.epoch.next(), promotion: planned_at(&other) };
-    refused("`promote_replica` to a point that is not here", scene.there.call(call).await, &[ErrorKind::Conflict])?;
+    let call = PromoteReplica {
+        instance: pair.replica.instance,
+        epoch: pair.epoch.next(),
+        promotion: planned_at(&other),
+    };
+    refused(
+        "`promote_replica` to a point that is not here",
+        scene.there.call(call).await,
+        &[ErrorKind::Conflict],
+    )?;
     same("the role", &scene.observe(&scene.there, pair.replica.instance).await?.role, &Role::Secondary)
 }
 
@@ -273,7 +308,11 @@ async fn fenced(scene: Scene) -> Check {
     same("its role and epoch", &(seen.role, seen.epoch), &(Role::Fenced, epoch))?;
     same("its exports", &seen.exports, &Vec::new())?;
     let served = scene.here.call(EnsureInstance { instance: old, epoch }).await;
-    same("its exports once it is ensured", &succeeds("`ensure_instance`", served)?.into_inner().exports, &Vec::new())?;
+    same(
+        "its exports once it is ensured",
+        &succeeds("`ensure_instance`", served)?.into_inner().exports,
+        &Vec::new(),
+    )?;
 
     let promoted = PromoteReplica { instance: pair.replica.instance, epoch, promotion: planned_at(&point) };
     changed("`promote_replica`", scene.there.call(promoted).await)?;

@@ -87,7 +87,11 @@ async fn not_up_to_date(scene: Scene) -> Check {
     let Some(pair) = pair(&scene).await? else { return Ok(()) };
     let promotion = Promotion::Planned { point: None };
     let call = PromoteReplica { instance: pair.replica.instance, epoch: pair.epoch.next(), promotion };
-    refused("a planned promotion of an unconnected side", scene.there.call(call).await, &[ErrorKind::Conflict])?;
+    refused(
+        "a planned promotion of an unconnected side",
+        scene.there.call(call).await,
+        &[ErrorKind::Conflict],
+    )?;
     Ok(())
 }
 

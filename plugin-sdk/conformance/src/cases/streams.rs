@@ -109,7 +109,9 @@ async fn moment(scene: Scene) -> Check {
         let mut after = before.clone();
         after.insert("later".to_owned(), noise(1, 5000));
         let next = changed_to(&scene, &pair, &after).await?;
-        ensure(next.fingerprint != point.fingerprint, || "another content has the same fingerprint".to_owned())?;
+        ensure(next.fingerprint != point.fingerprint, || {
+            "another content has the same fingerprint".to_owned()
+        })?;
         let call = UpdateReplicaState { instance: pair.active.instance, epoch: pair.epoch };
         let report = succeeds("`update_replica_state`", scene.here.call(call).await)?;
         same("the newest point", &report.newest_point.map(|p| p.id), &Some(next.id))?;
@@ -122,7 +124,8 @@ async fn moment(scene: Scene) -> Check {
 
 async fn on_active(scene: Scene) -> Check {
     let (pair, _) = synced(&scene, &sample(23)).await?;
-    let call = MakePoint { instance: pair.replica.instance, epoch: pair.epoch, point: PointId(Uuid::new_v4()) };
+    let call =
+        MakePoint { instance: pair.replica.instance, epoch: pair.epoch, point: PointId(Uuid::new_v4()) };
     refused("`make_point` on a secondary", scene.there.call(call).await, &[ErrorKind::Conflict])?;
     Ok(())
 }
@@ -156,11 +159,15 @@ async fn atomic(scene: Scene) -> Check {
     let (send, receive) = scene.halves(ids, &scene.there, pair.epoch, &next, Some(&point)).await?;
     let Watched { write, read, relay, reached, pause } =
         watched(Mishap::Pause(200_000)).map_err(|e| format!("no pipe: {e}"))?;
-    let sending = succeeds("starting `send`", scene.here.start(SendStream { spec: send }, vec![write], None).await)?;
-    let receiving = succeeds("starting `receive`", scene.there.start(Receive { spec: receive }, vec![read], None).await)?;
+    let sending =
+        succeeds("starting `send`", scene.here.start(SendStream { spec: send }, vec![write], None).await)?;
+    let receiving =
+        succeeds("starting `receive`", scene.there.start(Receive { spec: receive }, vec![read], None).await)?;
     let half = timeout(LONG, reached).await;
     if matches!(half, Ok(Ok(()))) {
-        replica_holds(&scene, &pair, &before).await.map_err(|e| format!("half-way through a receive, {e}"))?;
+        replica_holds(&scene, &pair, &before)
+            .await
+            .map_err(|e| format!("half-way through a receive, {e}"))?;
     }
     drop(pause);
     let (sent, received) = tokio::join!(sending.ends::<SendStream>(LONG), receiving.ends::<Receive>(LONG));
@@ -182,7 +189,9 @@ async fn damaged(scene: Scene) -> Check {
             replica_holds(&scene, &pair, &after).await.map_err(|e| format!("with byte {at} damaged, {e}"))?;
             return Ok(());
         }
-        replica_holds(&scene, &pair, &before).await.map_err(|e| format!("after byte {at} was damaged, {e}"))?;
+        replica_holds(&scene, &pair, &before)
+            .await
+            .map_err(|e| format!("after byte {at} was damaged, {e}"))?;
         let seen = scene.observe(&scene.there, pair.replica.instance).await?;
         let kept = seen.points.iter().any(|p| p.id == point.id && p.fingerprint == point.fingerprint);
         ensure(kept, || format!("after byte {at} was damaged, the last whole point is gone"))?;
@@ -206,7 +215,11 @@ async fn missing_base(scene: Scene) -> Check {
         let ids = (pair.active.instance, pair.replica.instance);
         let (send, receive) = scene.halves(ids, &scene.there, pair.epoch, &next, Some(&base)).await?;
         let (read, write) = pipe::plain().map_err(|e| e.to_string())?;
-        refused("`send` from a point that is not here", scene.here.call_with(SendStream { spec: send }, vec![write]).await, &kinds)?;
+        refused(
+            "`send` from a point that is not here",
+            scene.here.call_with(SendStream { spec: send }, vec![write]).await,
+            &kinds,
+        )?;
         let received = scene.there.call_with(Receive { spec: receive }, vec![read]).await;
         refused("`receive` onto a point that is not here", received, &kinds)?;
     }
@@ -227,7 +240,11 @@ async fn other_format(scene: Scene) -> Check {
     let (read, write) = pipe::plain().map_err(|e| e.to_string())?;
     let kinds = [ErrorKind::InvalidArgument, ErrorKind::Unsupported];
     let send = SendSpec { format: "no such format".to_owned(), ..send };
-    refused("`send` in an unknown format", scene.here.call_with(SendStream { spec: send }, vec![write]).await, &kinds)?;
+    refused(
+        "`send` in an unknown format",
+        scene.here.call_with(SendStream { spec: send }, vec![write]).await,
+        &kinds,
+    )?;
     let receive = ReceiveSpec { format: "no such format".to_owned(), ..receive };
     let received = scene.there.call_with(Receive { spec: receive }, vec![read]).await;
     refused("`receive` in an unknown format", received, &kinds)?;
@@ -274,14 +291,25 @@ async fn resumes(scene: Scene) -> Check {
         if part > 0 {
             let token = seen.resume.ok_or("nothing of the cut transfer can be observed")?;
             same("the point that it is on the way to", &token.to, &Some(point.id))?;
-            let known = scene.subject.manifest.tokens.iter().any(|(kind, version)| *kind == token.kind && *version >= token.version);
-            ensure(known, || format!("the manifest does not list the token `{}` {}", token.kind, token.version))?;
+            let known = scene
+                .subject
+                .manifest
+                .tokens
+                .iter()
+                .any(|(kind, version)| *kind == token.kind && *version >= token.version);
+            ensure(known, || {
+                format!("the manifest does not list the token `{}` {}", token.kind, token.version)
+            })?;
         }
     }
     let rest = scene.sync(&pair, &point, None).await?;
-    ensure(rest.bytes < size * 2 / 3, || format!("{} of {size} bytes were sent again after three quarters had arrived", rest.bytes))?;
+    ensure(rest.bytes < size * 2 / 3, || {
+        format!("{} of {size} bytes were sent again after three quarters had arrived", rest.bytes)
+    })?;
     let report = succeeds("`receive`", rest.received)?.into_inner();
-    ensure(report.resumed_bytes >= size / 4, || format!("only {} bytes are reported as resumed", report.resumed_bytes))?;
+    ensure(report.resumed_bytes >= size / 4, || {
+        format!("only {} bytes are reported as resumed", report.resumed_bytes)
+    })?;
     replica_holds(&scene, &pair, &content).await?;
     same("what is left to resume", &scene.observe(&scene.there, pair.replica.instance).await?.resume, &None)
 }
@@ -322,9 +350,8 @@ async fn ends_at_once(scene: Scene) -> Check {
     let (pair, point) = synced(&scene, &before).await?;
     let next = changed_to(&scene, &pair, &sample(38)).await?;
     let cut = scene.carry(&pair, &next, Some(&point), Mishap::Cut(1)).await?;
-    ensure(cut.received.is_err() && cut.sent.is_err() || cut.bytes > 1, || {
-        "a stream of one byte was sent and received".to_owned()
-    })?;
+    // What the pipe holds, the source may call sent.
+    ensure(cut.received.is_err(), || "a stream of one byte was received".to_owned())?;
     let seen = scene.observe(&scene.there, pair.replica.instance).await?;
     same("the role", &seen.role, &Role::Secondary)?;
     ensure(seen.points.iter().any(|p| p.id == point.id), || "the last whole point is gone".to_owned())?;
@@ -332,7 +359,10 @@ async fn ends_at_once(scene: Scene) -> Check {
 }
 
 /// A receive whose stream says nothing.
-async fn waiting(scene: &Scene, deadline: Option<Duration>) -> Check<(Pair, crate::side::Running, std::os::fd::OwnedFd)> {
+async fn waiting(
+    scene: &Scene,
+    deadline: Option<Duration>,
+) -> Check<(Pair, crate::side::Running, std::os::fd::OwnedFd)> {
     let (pair, point) = synced(scene, &sample(39)).await?;
     let next = changed_to(scene, &pair, &sample(40)).await?;
     let ids = (pair.active.instance, pair.replica.instance);

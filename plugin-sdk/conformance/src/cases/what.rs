@@ -26,7 +26,9 @@ async fn unknown_key(scene: Scene) -> Check {
     table.insert("no_such_setting_xyz".to_owned(), json!(1));
     let answer = scene.here.open_with(&settings).await.map(|_| "an open back end");
     let error = refused("`open` with the unknown key `no_such_setting_xyz`", answer, INVALID)?;
-    ensure(error.to_string().contains("no_such_setting_xyz"), || format!("the refusal does not name the key: {error}"))
+    ensure(error.to_string().contains("no_such_setting_xyz"), || {
+        format!("the refusal does not name the key: {error}")
+    })
 }
 
 async fn schema(scene: Scene) -> Check {
@@ -34,10 +36,15 @@ async fn schema(scene: Scene) -> Check {
     let empty = Map::new();
     let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
     for (key, property) in properties {
-        let described = property.get("description").and_then(Value::as_str).is_some_and(|d| !d.trim().is_empty());
+        let described =
+            property.get("description").and_then(Value::as_str).is_some_and(|d| !d.trim().is_empty());
         ensure(described, || format!("the schema does not describe the setting `{key}`"))?;
     }
-    same("`additionalProperties` of the schema", &schema.get("additionalProperties"), &Some(&Value::Bool(false)))?;
+    same(
+        "`additionalProperties` of the schema",
+        &schema.get("additionalProperties"),
+        &Some(&Value::Bool(false)),
+    )?;
     for key in scene.subject.settings().as_object().into_iter().flat_map(|table| table.keys()) {
         ensure(properties.contains_key(key), || format!("the schema does not have the setting `{key}`"))?;
     }
@@ -51,7 +58,9 @@ async fn capabilities(scene: Scene) -> Check {
     let again = succeeds("`open`", scene.here.capabilities().await)?;
     same("the capabilities, asked for again,", &again, &*scene.capabilities)?;
     ensure(!again.resources.is_empty(), || "the capabilities name no kind of resource".to_owned())?;
-    ensure(again.replication.is_none_or(|r| !r.styles.is_empty()), || "replication without a style".to_owned())
+    ensure(again.replication.is_none_or(|r| !r.styles.is_empty()), || {
+        "replication without a style".to_owned()
+    })
 }
 
 /// Each verb that belongs to an ability that is not claimed.
@@ -94,7 +103,11 @@ async fn unclaimed(scene: Scene) -> Check {
         let (_read, write) = pipe::plain().map_err(|e| e.to_string())?;
         let fds = if verb == SendStream::NAME { vec![write] } else { Vec::new() };
         let running = succeeds("starting a call", scene.here.start_raw(verb, args, fds, None).await)?;
-        refused(&format!("`{verb}`, which is not claimed,"), running.answer.await, &[ErrorKind::Unsupported])?;
+        refused(
+            &format!("`{verb}`, which is not claimed,"),
+            running.answer.await,
+            &[ErrorKind::Unsupported],
+        )?;
     }
     Ok(())
 }
