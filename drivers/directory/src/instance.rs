@@ -85,38 +85,54 @@ impl Driver for Directory {
 
 impl Attachable for Directory {
     async fn attach(&self, cx: &OpContext, call: Attach) -> Result<Outcome<Attachment>> {
-        self.run(cx, move |store, _| {
-            let mut instance = store.lock_existing(call.instance)?;
-            let rose = instance.meta.see(call.epoch)?;
-            instance.open_tree()?;
-            let attached = instance.meta.attached;
-            if attached.is_some_and(|read_only| read_only != call.read_only) {
-                return Err(Error::conflict(format!(
-                    "instance {} is attached otherwise (read-only: {}); detach it first",
-                    call.instance, !call.read_only
-                )));
-            }
-            instance.meta.attached = Some(call.read_only);
-            if rose || attached.is_none() {
-                instance.save()?;
-            }
-            let path = instance.tree().to_string_lossy().into_owned();
-            Ok(outcome(attached.is_none(), Attachment { kind: AttachKind::Tree, path }))
-        })
-        .await
+        self.run(cx, move |store, _| attach(store, &call)).await
     }
 
     async fn detach(&self, cx: &OpContext, call: Detach) -> Result<Outcome<()>> {
         self.run(cx, move |store, _| {
-            let Some(mut instance) = store.lock(call.instance)? else { return Ok(Outcome::Unchanged(())) };
-            let attached = instance.meta.attached.take().is_some();
-            if attached {
-                instance.save()?;
+            let Some(instance) = store.find(call.instance)? else { return Ok(Outcome::Unchanged(())) };
+            let file = instance.dir.join(ATTACHED);
+            match fs::remove_file(&file) {
+                Ok(()) => Ok(Outcome::Changed(())),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Outcome::Unchanged(())),
+                Err(e) => Err(io_error("remove", &file, &e)),
             }
-            Ok(outcome(attached, ()))
         })
         .await
     }
+}
+
+/// Says that an instance is attached, and how. A file of its own, since it may come and go while a transfer holds the
+/// instance.
+const ATTACHED: &str = "attached";
+
+fn attach(store: &Store, call: &Attach) -> Result<Outcome<Attachment>> {
+    let mut instance = store.existing(call.instance)?;
+    if call.epoch != instance.meta.epoch {
+        instance = store.lock_existing(call.instance)?;
+        instance.meta.see(call.epoch)?;
+        instance.save()?;
+    }
+    instance.open_tree()?;
+    let how = if call.read_only { "read-only" } else { "read-write" };
+    let file = instance.dir.join(ATTACHED);
+    let was = match fs::read_to_string(&file) {
+        Ok(was) => Some(was),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(io_error("read", &file, &e)),
+    };
+    match was.as_deref() {
+        Some(was) if was != how => {
+            return Err(Error::conflict(format!(
+                "instance {} is attached {was}; detach it before it is attached {how}",
+                call.instance
+            )));
+        }
+        Some(_) => {}
+        None => mirror::write_whole(&instance.dir, ATTACHED, how.as_bytes()).map_err(|e| from_mirror(&e))?,
+    }
+    let path = instance.tree().to_string_lossy().into_owned();
+    Ok(outcome(was.is_none(), Attachment { kind: AttachKind::Tree, path }))
 }
 
 /// `Changed` or `Unchanged`.

@@ -65,9 +65,6 @@ pub(crate) struct Meta {
     /// Users of the active one may only read.
     #[serde(default)]
     pub(crate) read_only: bool,
-    /// Attached for the manager's own copy, and whether for reading only.
-    #[serde(default)]
-    pub(crate) attached: Option<bool>,
     /// Its removal has begun.
     #[serde(default)]
     pub(crate) deleting: bool,
@@ -86,7 +83,6 @@ impl Meta {
             points: Vec::new(),
             root_mode: None,
             read_only: false,
-            attached: None,
             deleting: false,
             spec,
         }

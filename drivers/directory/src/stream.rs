@@ -158,14 +158,14 @@ fn check_format(format: &str) -> Result<()> {
     )))
 }
 
-/// Lets the pipe grow, where the system allows it; a socket has its own buffers.
+/// Lets the pipe grow, where the system allows it; a socket has its own buffers. The reader's side does it: what a
+/// sender has written into a pipe that nobody reads any more counts as sent.
 fn widen(stream: &OwnedFd) {
     let _ = rustix::pipe::fcntl_setpipe_size(stream, PIPE);
 }
 
 fn send(store: &Store, spec: &SendSpec, stream: OwnedFd, cx: &OpContext) -> Result<TransferReport> {
     check_format(&spec.format)?;
-    widen(&stream);
     let instance = store.existing(spec.instance)?;
     let meta = &instance.meta;
     if spec.epoch < meta.epoch {
