@@ -1,0 +1,13 @@
+//! The OpenStack API, held against what a real Manila answered, and against nonsense.
+//!
+//! A whole server runs in this process: the router, the manager with its store in memory, and the model driver
+//! linked in. [`replay`] sends every recorded request and compares; [`fuzz`] sends mutations of them;
+//! [`coverage`] holds `docs/openstack.md` against the table of routes.
+
+mod compare;
+mod coverage;
+mod differences;
+mod fuzz;
+mod record;
+mod replay;
+mod server;
