@@ -26,10 +26,14 @@ pub(crate) fn guarded_sync<T>(what: &str, work: impl FnOnce() -> Result<T>) -> R
 
 /// The error that a panic becomes.
 pub(crate) fn bug(what: &str, panic: Box<dyn Any + Send>) -> Error {
-    let said = panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned());
-    Error::bug(format!("the driver panicked in `{what}`: {said}"))
+    Error::bug(format!("the driver panicked in `{what}`: {}", said(&*panic)))
+}
+
+/// What a panic says.
+pub(crate) fn said(panic: &(dyn Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (None, Some(text)) => text,
+        (None, None) => "no message",
+    }
 }

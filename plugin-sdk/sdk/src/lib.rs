@@ -13,6 +13,7 @@
 //! laws.
 
 mod ability;
+pub mod command;
 mod context;
 mod dispatch;
 mod driver;
@@ -23,6 +24,7 @@ mod log;
 mod migration;
 mod plugin;
 mod replication;
+mod stream;
 
 #[doc(hidden)]
 pub use ability::route;
@@ -34,6 +36,7 @@ pub use host::{BoxFuture, Host};
 pub use migration::Migration;
 pub use plugin::InProcess;
 pub use replication::{Quiescable, Reachable, Replication, StorageReplicated, Streamed};
+pub use stream::Stream;
 
 pub use schemars;
 pub use serde_json::Value;

@@ -93,7 +93,7 @@ pub(crate) fn install(level: &str) {
 }
 
 fn log_panic(panic: &PanicHookInfo<'_>) {
-    let said = panic.payload_as_str().unwrap_or("no message");
+    let said = crate::guard::said(panic.payload());
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     tracing::error!(place, "panic: {said}");
 }
@@ -167,7 +167,8 @@ impl Visit for Line {
 impl Line {
     fn add(&mut self, field: &Field, mut text: String) {
         if text.len() > LONGEST {
-            text.truncate(text.floor_char_boundary(LONGEST));
+            let end = (0..=LONGEST).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            text.truncate(end);
             text.push('…');
         }
         if field.name() == "message" {
