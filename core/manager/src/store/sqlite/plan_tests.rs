@@ -116,6 +116,10 @@ async fn main_queries_use_their_index() {
         assert!(!plan.contains("TEMP B-TREE"), "{what} is sorted: {plan}");
     }
 
+    // A list of replicas asks of each whether its share replicates, without reading the share.
+    let replicas = plan(&store, instances(InstanceQuery { replicas_only: true, ..i() })).await;
+    assert!(replicas.contains("USING COVERING INDEX shares_replicating"), "{replicas}");
+
     // Found by an index; the little that is found may be sorted.
     let one = Some(Uuid::nil());
     let found: &[(&str, String)] = &[

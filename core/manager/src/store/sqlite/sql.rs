@@ -210,7 +210,10 @@ fn filter_instances(select: &mut Select, query: &InstanceQuery) {
         select.text(" AND i.id IN (SELECT value FROM json_each(", ids, "))");
     }
     if query.replicas_only {
-        select.0.push(" AND (SELECT s.replicates FROM shares s WHERE s.id = i.share_id) = 1");
+        select.0.push(
+            " AND EXISTS (SELECT 1 FROM shares s INDEXED BY shares_replicating \
+             WHERE s.id = i.share_id AND s.replicates = 1)",
+        );
     }
     if query.unfenced {
         select.0.push(" AND json_extract(i.doc, '$.unfenced') = 1");
