@@ -1,6 +1,12 @@
 //! Drivers loaded from a file: what they do, and what becomes of the process when they misbehave.
 //!
 //! The model driver is loaded as any vendor's would be.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic is a failed test with its reason"
+)]
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;

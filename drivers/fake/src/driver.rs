@@ -63,7 +63,7 @@ impl Fake {
             #[allow(clippy::panic)] // that is the fault
             Some(What::Panic) => panic!("injected: `{verb}` panics"),
             Some(What::Delay { ms }) => {
-                cx.or_cancelled(async { Ok(tokio::time::sleep(Duration::from_millis(ms)).await) }).await?;
+                cx.sleep(Duration::from_millis(ms)).await?;
             }
         }
         if !self.world.is_in_folder() {

@@ -142,7 +142,7 @@ impl Fake {
             ));
             if let Some(bandwidth) = spec.bandwidth.filter(|b| *b > 0) {
                 let pause = Duration::from_micros(part.len() as u64 * 1_000_000 / bandwidth);
-                cx.or_cancelled(async { Ok(tokio::time::sleep(pause).await) }).await?;
+                cx.sleep(pause).await?;
             }
             tokio::task::yield_now().await;
             cx.check()?;

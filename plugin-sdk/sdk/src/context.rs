@@ -133,6 +133,18 @@ impl OpContext {
         }
     }
 
+    /// Waits for a time, unless the call is to stop first.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub async fn sleep(&self, duration: Duration) -> Result<()> {
+        self.or_cancelled(async {
+            tokio::time::sleep(duration).await;
+            Ok(())
+        })
+        .await
+    }
+
     /// Runs blocking `work` (system calls, hashing) on a thread for it, under the operation's span. The thread is not
     /// stopped from outside: it looks at [`check`](Self::check) from time to time.
     ///

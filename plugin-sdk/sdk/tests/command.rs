@@ -1,4 +1,10 @@
 //! Running tools: arguments, locale, bounds, deadline, cancel.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic is a failed test with its reason"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;

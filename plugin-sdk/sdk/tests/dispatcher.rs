@@ -1,4 +1,10 @@
 //! What the dispatcher makes of a driver: abilities, panics, cancel, deadline, progress.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic is a failed test with its reason"
+)]
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
