@@ -7,6 +7,7 @@ mod announce;
 mod bench;
 mod client;
 mod command;
+mod conformance;
 mod report;
 mod suite;
 mod system;

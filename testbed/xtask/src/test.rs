@@ -3,6 +3,7 @@
 use crate::{
     Result, client,
     command::Run,
+    conformance,
     report::Report,
     suite::{self, Counts, Suite},
     system, tidy,
@@ -68,7 +69,9 @@ fn steps(
     }
     let mut suites = Vec::new();
     let built = report.step("build", || {
-        suites = suite::build(workspace)?;
+        if wants("unit") || wants("end-to-end") {
+            suites = suite::build(workspace)?;
+        }
         // The programs and the plug-ins themselves: the tests load and start what people will.
         Run::cargo().args(["build", "--quiet", "--workspace", "--locked"]).run()?;
         Ok(format!("{} test programs", suites.len()))
@@ -86,12 +89,14 @@ fn steps(
         });
     }
     if wants("conformance") {
-        for driver in workspace.drivers() {
-            report.step(&format!("conformance: {}", driver.dir), || {
-                let library = driver.library().ok_or("the driver builds no library.")?;
-                let artifacts = workspace.artifacts(false);
-                let kit = Run::new(artifacts.join("tandem-conformance")).args([artifacts.join(library)]);
-                let counts = suite::counted(kit)?;
+        let mut cases = Vec::new();
+        report.step("conformance", || {
+            cases = conformance::cases(workspace)?;
+            Ok(format!("{} sets of settings", cases.len()))
+        });
+        for case in &cases {
+            report.step(&format!("conformance: {}", case.name), || {
+                let counts = case.run(workspace)?;
                 some(add(total, counts), &counts)
             });
         }
