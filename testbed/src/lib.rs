@@ -13,6 +13,7 @@
 
 pub mod api;
 pub mod artifacts;
+pub mod bench;
 pub mod client;
 pub mod kill;
 pub mod server;

@@ -72,7 +72,7 @@ fn differences(lab: &Lab, source: &Path, copy: &Path) -> Vec<String> {
     match lab.beneath {
         Beneath::Directory => tree::differences(source, copy),
         // The model has no times and no modes, only flat files.
-        Beneath::Storage => {
+        Beneath::Storage | Beneath::Streamed => {
             let all = names(source).union(&names(copy)).cloned().collect::<Vec<_>>();
             let same = |name: &String| fs::read(source.join(name)).ok() == fs::read(copy.join(name)).ok();
             all.into_iter().filter(|name| !same(name)).collect()
@@ -131,7 +131,7 @@ pub fn leftovers(lab: &Lab) -> Vec<String> {
         Beneath::Directory => {
             BACKENDS.iter().flat_map(|(name, _)| folders(&lab.server.backend(name), name, &rows)).collect()
         }
-        Beneath::Storage => world(&lab.server.backend("world"), &rows),
+        Beneath::Storage | Beneath::Streamed => world(&lab.server.backend("world"), &rows),
     }
 }
 

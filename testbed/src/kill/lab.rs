@@ -36,6 +36,8 @@ pub enum Beneath {
     Directory,
     /// The model driver, as storage that replicates by itself and can hold writers back.
     Storage,
+    /// The model driver, streamed by Tandem.
+    Streamed,
 }
 
 impl Beneath {
@@ -44,6 +46,7 @@ impl Beneath {
         match self {
             Self::Directory => "directory",
             Self::Storage => "storage",
+            Self::Streamed => "streamed",
         }
     }
 
@@ -52,11 +55,12 @@ impl Beneath {
             Self::Directory => {
                 Server::prepare_with("directory", |_, root| format!("{{ root = {root:?} }}"), more)
             }
-            Self::Storage => Server::prepare_with(
+            Self::Storage | Self::Streamed => Server::prepare_with(
                 "fake",
                 |name, root| {
                     let world = root.with_file_name("world");
-                    format!("{{ path = {world:?}, site = {name:?}, mode = \"storage\" }}")
+                    let mode = self.word();
+                    format!("{{ path = {world:?}, site = {name:?}, mode = {mode:?} }}")
                 },
                 more,
             ),
@@ -86,15 +90,30 @@ pub struct Lab {
 impl Lab {
     /// Sets the scene, stops the server in order, and keeps a copy of everything.
     pub fn prepare(stage: Stage, beneath: Beneath) -> Self {
-        Self::prepare_with(stage, beneath, "")
+        Self::prepare_with(stage, beneath, "", &[])
     }
 
-    /// The same with more in the settings file.
-    pub fn prepare_with(stage: Stage, beneath: Beneath, more: &str) -> Self {
+    /// The same with more in the settings file, and with more extra specs of the share type.
+    pub fn prepare_with(stage: Stage, beneath: Beneath, more: &str, specs: &[(&str, &str)]) -> Self {
+        let lab = Self::set_up(stage, beneath, more, specs, true);
+        let template = lab.template();
+        fs::create_dir(&template).unwrap();
+        for folder in ["state", "backends"] {
+            copy(&lab.server.folder().join(folder), &template.join(folder));
+        }
+        lab
+    }
+
+    /// The same with nothing in the share, and no copy of it: it is not for going back.
+    pub fn empty(stage: Stage, beneath: Beneath, more: &str, specs: &[(&str, &str)]) -> Self {
+        Self::set_up(stage, beneath, more, specs, false)
+    }
+
+    fn set_up(stage: Stage, beneath: Beneath, more: &str, specs: &[(&str, &str)], plant: bool) -> Self {
         let mut server = beneath.prepare(more);
         server.launch();
         let api = Api::new(&server.endpoint());
-        let share_type = api.create_type("follows", "readable", &[]).unwrap();
+        let share_type = api.create_type("follows", "readable", specs).unwrap();
         let mut lab = Self {
             server,
             api,
@@ -112,7 +131,9 @@ impl Lab {
             lab.settle();
             let active = lab.only_replica(&share, "active");
             let export = lab.export(&active);
-            lab.plant(&export);
+            if plant {
+                lab.plant(&export);
+            }
             (lab.share, lab.active, lab.export) = (Some(share), Some(active), Some(export));
         }
         if stage == Stage::Pair {
@@ -123,11 +144,6 @@ impl Lab {
         lab.settle();
         lab.known = lab.ask(|api| api.operations("limit=1000")).iter().map(|op| word(&op["id"])).collect();
         assert!(lab.server.stop().success(), "the server ends in order:\n{}", lab.server.log());
-        let template = lab.template();
-        fs::create_dir(&template).unwrap();
-        for folder in ["state", "backends"] {
-            copy(&lab.server.folder().join(folder), &template.join(folder));
-        }
         lab
     }
 
@@ -262,7 +278,7 @@ impl Lab {
     /// Writes a file with something in it. The model driver copies what its files hold only when it connects, so with
     /// it the content stays what it was.
     pub fn write(&self, export: &Path, name: &str) {
-        if self.beneath == Beneath::Storage {
+        if self.beneath != Beneath::Directory {
             return;
         }
         fs::write(export.join(name), format!("{name}\n").repeat(1000)).unwrap();

@@ -59,7 +59,7 @@ struct Scene {
 impl Scene {
     /// A share with a large file, and a replica to which about a quarter of it has arrived.
     fn begin() -> Self {
-        let mut lab = Lab::prepare_with(Stage::Share, Beneath::Directory, SLOW);
+        let mut lab = Lab::prepare_with(Stage::Share, Beneath::Directory, SLOW, &[]);
         lab.server.launch();
         lab.backends_are_up();
         fill(&lab.export(lab.active()).join("very large"), LARGE);

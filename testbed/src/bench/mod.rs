@@ -1,0 +1,94 @@
+//! What the benchmarks share: figures that say how sure they are, load over loopback, many rows, and a look at a
+//! process.
+//!
+//! Machines differ and are shared; so every comparison is made in one run, in turns, and printed as a ratio of medians.
+
+pub mod clones;
+pub mod load;
+pub mod process;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// Measurements of one thing, in seconds.
+#[derive(Clone, Debug, Default)]
+pub struct Figures(Vec<f64>);
+
+impl Figures {
+    /// Adds one.
+    pub fn add(&mut self, took: Duration) {
+        self.0.push(took.as_secs_f64());
+    }
+
+    /// Measures one.
+    pub fn time<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let done = work();
+        self.add(start.elapsed());
+        done
+    }
+
+    /// The value below which this share (0 to 1) of the measurements is.
+    pub fn at(&self, share: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a length is an index"
+        )]
+        let index = ((sorted.len() as f64 - 1.0) * share).round() as usize;
+        sorted.get(index).copied().unwrap_or(f64::NAN)
+    }
+
+    /// The middle one.
+    pub fn median(&self) -> f64 {
+        self.at(0.5)
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ({} to {}, {} runs)",
+            seconds(self.median()),
+            seconds(self.at(0.0)),
+            seconds(self.at(1.0)),
+            self.0.len()
+        )
+    }
+}
+
+/// Seconds in the unit that fits.
+pub fn seconds(value: f64) -> String {
+    match value {
+        v if v >= 1.0 => format!("{v:.2} s"),
+        v if v >= 1e-3 => format!("{:.2} ms", v * 1e3),
+        v => format!("{:.1} µs", v * 1e6),
+    }
+}
+
+/// Warns where figures would mean nothing.
+pub fn begin(name: &str) {
+    println!("\n== {name}");
+    if cfg!(debug_assertions) {
+        println!("built without optimisation: these figures mean nothing; use `cargo xtask bench`");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_ordered() {
+        let mut figures = Figures::default();
+        for ms in [5, 1, 4, 2, 3] {
+            figures.add(Duration::from_millis(ms));
+        }
+        assert_eq!(seconds(figures.median()), "3.00 ms");
+        assert_eq!(seconds(figures.at(1.0)), "5.00 ms");
+        assert_eq!(seconds(figures.at(0.0)), "1.00 ms");
+    }
+}
