@@ -6,21 +6,23 @@
 use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::fs::File;
+use std::io::BufWriter;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, linkat, makedev, mknodat, openat, symlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, linkat, makedev, mknodat, symlinkat};
 use rustix::io::Errno;
 
-use crate::content::open_file;
 use crate::control::Control;
 use crate::entry::{Entry, Hash, Kind, compare, split};
 use crate::error::{At, Error, Result, show};
+use crate::keep::Keeper;
 use crate::manifest::{ManifestReader, ManifestWriter, Summary};
 use crate::meta::{Me, Skipped, set_on_fd, set_on_name};
 use crate::receive::{Base, Spare};
 use crate::recycle::Recycle;
-use crate::staging::{Logged, Staging};
-use crate::tree::{Dirs, Tree, mtime_of, stat, stat_fd};
+use crate::staging::{Changes, Logged, Staging};
+use crate::tree::{Dirs, Tree, mtime_of, stat};
 use crate::variants::append_variant;
 
 pub(crate) struct Built {
@@ -47,7 +49,7 @@ pub(crate) fn build(
     let mut manifest = ManifestWriter::create(&staging.path("manifest.new"))?;
     let mut builder = Builder {
         tree: tree.dirs(),
-        base: base.map(|b| b.tree.dirs()),
+        keeper: Keeper::new(tree, base.map(|b| b.tree), control),
         again,
         me: Me::get(),
         recycle: match (base, spare) {
@@ -55,51 +57,20 @@ pub(crate) fn build(
             _ => None,
         },
         absent: HashSet::new(),
+        seconds: Vec::new(),
         folders: Vec::new(),
         skipped: Skipped::default(),
         control,
     };
-    let mut newer = 0;
-    let mut old =
-        base.map(|b| ManifestReader::open(b.manifest)).transpose()?.into_iter().flatten().peekable();
-    let mut changes = staging.changes()?;
-    loop {
-        control.check()?;
-        let order = match (old.peek(), changes.peek()?) {
-            (None, None) => break,
-            (Some(Err(_)), _) | (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(Ok(entry)), Some(change)) => compare(&entry.path, change.path()),
-        };
-        let entry = if order == Ordering::Greater { None } else { old.next().transpose()? };
-        if order == Ordering::Less {
-            if let Some(entry) = entry {
-                manifest.push(&entry)?;
-                builder.make(entry, false)?;
-            }
-            continue;
+    let changes = staging.changes()?;
+    // What the spare tree cannot give is removed by a thread of its own meanwhile.
+    let remains = builder.recycle.as_ref().map(Recycle::remains);
+    let newer = std::thread::scope(|scope| {
+        if let (Some(remains), Some(spare)) = (&remains, spare) {
+            scope.spawn(|| remains.remove(spare.tree, control));
         }
-        match changes.take() {
-            Some(Logged::Remove(_)) | None => {}
-            Some(Logged::Gone(original)) => {
-                manifest.push(&original)?;
-                append_variant(&variants, &original.path, None)?;
-                newer += 1;
-                builder.absent.insert(original.path);
-            }
-            Some(Logged::Put { entry, original }) => {
-                match original.filter(|o| !o.same(&entry)) {
-                    None => manifest.push(&entry)?,
-                    Some(original) => {
-                        manifest.push(&original)?;
-                        append_variant(&variants, &entry.path, Some(&entry))?;
-                        newer += 1;
-                    }
-                }
-                builder.make(entry, true)?;
-            }
-        }
-    }
+        builder.merge(base, changes, &mut manifest, &variants)
+    })?;
     let summary = manifest.finish_durable()?;
     if summary.root != *root {
         return Err(Error::Mismatch {
@@ -107,7 +78,7 @@ pub(crate) fn build(
             why: "the root hash of what was built is not the one announced".into(),
         });
     }
-    builder.finish_folders()?;
+    builder.finish()?;
     rustix::fs::syncfs(tree.fd()).at("sync", b"")?;
     std::fs::rename(staging.path("manifest.new"), staging.path("manifest")).at("rename", b"manifest")?;
     Ok(Built { summary, skipped: builder.skipped, newer })
@@ -115,19 +86,72 @@ pub(crate) fn build(
 
 struct Builder<'a> {
     tree: Dirs<'a>,
-    base: Option<Dirs<'a>>,
+    keeper: Keeper<'a>,
     /// An earlier run was killed: what it made may lie here, folders with their final permissions among it.
     again: bool,
     me: Me,
     recycle: Option<Recycle<'a>>,
     /// Paths that the manifest has and the tree cannot have.
     absent: HashSet<Vec<u8>>,
+    /// Further names, with the first ones: made once all of those are there.
+    seconds: Vec<(Vec<u8>, Vec<u8>)>,
     folders: Vec<Entry>,
     skipped: Skipped,
     control: &'a Control<'a>,
 }
 
 impl Builder<'_> {
+    /// Makes all entries of base and log, and their manifest. Gives the number of those that are newer than it says.
+    fn merge(
+        &mut self,
+        base: Option<&Base<'_>>,
+        mut changes: Changes,
+        manifest: &mut ManifestWriter<BufWriter<File>>,
+        variants: &Path,
+    ) -> Result<u64> {
+        let mut newer = 0;
+        let mut old =
+            base.map(|b| ManifestReader::open(b.manifest)).transpose()?.into_iter().flatten().peekable();
+        loop {
+            self.control.check()?;
+            let order = match (old.peek(), changes.peek()?) {
+                (None, None) => break,
+                (Some(Err(_)), _) | (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(Ok(entry)), Some(change)) => compare(&entry.path, change.path()),
+            };
+            let entry = if order == Ordering::Greater { None } else { old.next().transpose()? };
+            if order == Ordering::Less {
+                if let Some(entry) = entry {
+                    manifest.push(&entry)?;
+                    self.make(entry, false)?;
+                }
+                continue;
+            }
+            match changes.take() {
+                Some(Logged::Remove(_)) | None => {}
+                Some(Logged::Gone(original)) => {
+                    manifest.push(&original)?;
+                    append_variant(variants, &original.path, None)?;
+                    newer += 1;
+                    self.absent.insert(original.path);
+                }
+                Some(Logged::Put { entry, original }) => {
+                    match original.filter(|o| !o.same(&entry)) {
+                        None => manifest.push(&entry)?,
+                        Some(original) => {
+                            manifest.push(&original)?;
+                            append_variant(variants, &entry.path, Some(&entry))?;
+                            newer += 1;
+                        }
+                    }
+                    self.make(entry, true)?;
+                }
+            }
+        }
+        Ok(newer)
+    }
+
     /// Makes one entry. `arrived` when it came with the stream: a regular file then lies here already.
     fn make(&mut self, entry: Entry, arrived: bool) -> Result<()> {
         let path = &entry.path;
@@ -162,48 +186,13 @@ impl Builder<'_> {
                 let st = stat(here, name).at("stat", path)?;
                 same_file(&entry, &st).map_err(|why| Error::Mismatch { path: show(path), why })
             }
-            Kind::File(_) => self.keep(&entry),
+            Kind::File(_) => self.keeper.push(entry, &mut self.skipped),
             Kind::HardLink { to } => {
-                if self.absent.contains(to) {
-                    self.absent.insert(path.clone());
-                    return Ok(());
-                }
-                self.second_name(to, path)
+                self.seconds.push((to.clone(), entry.path));
+                Ok(())
             }
             _ => self.special(&entry),
         }
-    }
-
-    /// Takes a file over from the old tree.
-    fn keep(&mut self, entry: &Entry) -> Result<()> {
-        let path = &entry.path;
-        let changed = |why: String| Error::BaseChanged { path: show(path), why };
-        let base = self.base.as_mut().ok_or_else(|| changed("there is no older tree".into()))?;
-        let (old_dir, name) = base.parent(path).map_err(|e| changed(e.to_string()))?;
-        let st = stat(old_dir, name).map_err(|e| changed(e.to_string()))?;
-        same_file(entry, &st).map_err(changed)?;
-        let (here, name) = self.tree.parent(path).at("open the folder of", path)?;
-        self.control.add("build", st.stx_size, path);
-        if link(old_dir, name, here, name).at("link", path)? {
-            return Ok(());
-        }
-        let old = open_file(old_dir, name).at("open", path)?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let new = openat(here, name, flags, Mode::RUSR | Mode::WUSR).at("create", path)?;
-        if let Some(content) = entry.content() {
-            let all = |_: u64| true;
-            crate::copy::copy(
-                &old,
-                &new,
-                content,
-                stat_fd(&old).at("stat", path)?.stx_size,
-                &all,
-                path,
-                self.control,
-            )?;
-            rustix::fs::ftruncate(&new, content.size).at("set the length of", path)?;
-        }
-        set_on_fd(&new, &entry.meta, self.me, path, &mut self.skipped)
     }
 
     fn second_name(&mut self, to: &[u8], path: &[u8]) -> Result<()> {
@@ -255,8 +244,15 @@ impl Builder<'_> {
         }
     }
 
-    /// Gives folders their metadata, the deepest first: what is made in a folder moves its time.
-    fn finish_folders(&mut self) -> Result<()> {
+    /// Makes what has to wait for everything else: further names, and last the metadata of folders, the deepest first,
+    /// for what is made in a folder moves its time.
+    fn finish(&mut self) -> Result<()> {
+        self.keeper.flush(&mut self.skipped)?;
+        for (to, path) in std::mem::take(&mut self.seconds) {
+            if !self.absent.contains(&to) {
+                self.second_name(&to, &path)?;
+            }
+        }
         while let Some(folder) = self.folders.pop() {
             let fd = self.tree.dir(&folder.path).at("open", &folder.path)?;
             set_on_fd(fd, &folder.meta, self.me, &folder.path, &mut self.skipped)?;

@@ -75,6 +75,11 @@ pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// A thread of ours died.
+pub(crate) fn lost() -> Error {
+    Error::Io { action: "run", path: "a worker thread".into(), source: io::Error::other("it panicked") }
+}
+
 /// Names what was being done, and to what, in an error of the system.
 pub(crate) trait At<T> {
     fn at(self, action: &'static str, path: &[u8]) -> Result<T>;

@@ -18,6 +18,7 @@ mod copy;
 mod diff;
 mod entry;
 mod error;
+mod keep;
 mod manifest;
 mod meta;
 mod receive;

@@ -1,67 +1,55 @@
-//! Moving what did not change out of a tree that is about to go, whole folders at a time.
+//! Moving folders in which nothing changed out of a tree that is about to go.
 //!
 //! A folder is moved when neither the last nor this increment touched anything in it. One that holds a further name of
 //! something is not: that name must lead to the new tree's first one. Whatever cannot be moved is left to be linked from
 //! the base as ever.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use rustix::fs::renameat;
+use rustix::fs::{AtFlags, renameat, unlinkat};
 
 use crate::build::same_file;
+use crate::control::Control;
 use crate::entry::{Entry, Kind, is_below, split};
 use crate::error::{At, Error, Result, show};
 use crate::manifest::ManifestReader;
 use crate::receive::{Base, Spare};
 use crate::staging::{Changes, Logged};
-use crate::tree::{Dirs, mtime_of, stat};
+use crate::tree::{Dirs, Tree, mtime_of, names, stat};
 
 pub(crate) struct Recycle<'a> {
     spare: Dirs<'a>,
-    /// Paths that differ between the spare tree and the base.
-    before: HashSet<Vec<u8>>,
-    /// Folders that cannot be moved whole.
-    touched: HashSet<Vec<u8>>,
+    /// Folders that cannot be moved whole, and what makes them so.
+    touched: Arc<HashSet<Vec<u8>>>,
     /// The folder moved last.
     moved: Option<Vec<u8>>,
 }
 
 impl<'a> Recycle<'a> {
     pub(crate) fn find(base: &Base<'_>, spare: &Spare<'a>, mut now: Changes) -> Result<Self> {
-        let mut this =
-            Self { spare: spare.tree.dirs(), before: HashSet::new(), touched: HashSet::new(), moved: None };
+        let mut touched = HashSet::new();
         let mut earlier = Changes::open(spare.delta, u64::MAX)?;
         while let Some(change) = next(&mut earlier)? {
-            this.touch(&change);
-            this.before.insert(change.path().to_vec());
+            touch(&mut touched, change.path());
         }
         while let Some(change) = next(&mut now)? {
-            this.touch(&change);
+            touch(&mut touched, change.path());
         }
         for entry in ManifestReader::open(base.manifest)? {
             let entry = entry?;
             if matches!(entry.kind, Kind::HardLink { .. }) {
-                this.touch_above(&entry.path);
+                touch(&mut touched, &entry.path);
             }
         }
         // Used once: what a build that fails on its way leaves of the spare tree is no base for this any more.
         std::fs::remove_file(spare.delta).at("remove", b"delta")?;
-        Ok(this)
+        Ok(Self { spare: spare.tree.dirs(), touched: Arc::new(touched), moved: None })
     }
 
-    fn touch(&mut self, change: &Logged) {
-        self.touched.insert(change.path().to_vec());
-        self.touch_above(change.path());
-    }
-
-    fn touch_above(&mut self, path: &[u8]) {
-        let mut path = path;
-        while let Some((dir, _)) = split(path) {
-            if !self.touched.insert(dir.to_vec()) {
-                break;
-            }
-            path = dir;
-        }
+    /// What will not be moved.
+    pub(crate) fn remains(&self) -> Remains {
+        Remains { touched: Arc::clone(&self.touched) }
     }
 
     /// Whether this folder was the one moved, rather than one within it.
@@ -86,9 +74,6 @@ impl<'a> Recycle<'a> {
                 self.moved = Some(path.clone());
                 Ok(true)
             }
-            Kind::File(_) if !self.before.contains(path) => {
-                Ok(self.rename(tree, path)? && is_there(tree, entry))
-            }
             _ => Ok(false),
         }
     }
@@ -107,10 +92,48 @@ fn next(changes: &mut Changes) -> Result<Option<Logged>> {
     Ok(changes.take())
 }
 
-/// Whether what was moved is what the manifest says. If not, it is made anew from the base.
-fn is_there(tree: &mut Dirs<'_>, entry: &Entry) -> bool {
-    let Ok((dir, name)) = tree.parent(&entry.path) else { return false };
-    stat(dir, name).is_ok_and(|st| same_file(entry, &st).is_ok())
+/// Marks a path and every folder above it.
+fn touch(touched: &mut HashSet<Vec<u8>>, path: &[u8]) {
+    touched.insert(path.to_vec());
+    let mut path = path;
+    while let Some((dir, _)) = split(path) {
+        if !touched.insert(dir.to_vec()) {
+            break;
+        }
+        path = dir;
+    }
+}
+
+/// The part of a spare tree that is of no use.
+pub(crate) struct Remains {
+    touched: Arc<HashSet<Vec<u8>>>,
+}
+
+impl Remains {
+    /// Removes it, while folders are moved out of the same tree. Best effort: the caller removes the tree later, and
+    /// this only saves it the time.
+    pub(crate) fn remove(&self, tree: &Tree, control: &Control<'_>) {
+        let mut dirs = tree.dirs();
+        let mut folders = vec![Vec::new()];
+        while let Some(folder) = folders.pop() {
+            let Ok(here) = dirs.dir(&folder) else { continue };
+            let Ok(names) = names(here) else { continue };
+            for name in names {
+                if control.cancelled() {
+                    return;
+                }
+                let mut path = folder.clone();
+                if !path.is_empty() {
+                    path.push(b'/');
+                }
+                path.extend_from_slice(&name);
+                // Folders refuse this; those that were touched are gone into, the others are to be moved.
+                if unlinkat(here, &name, AtFlags::empty()).is_err() && self.touched.contains(&path) {
+                    folders.push(path);
+                }
+            }
+        }
+    }
 }
 
 /// Looks at what was moved with the folder above it.

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::content::{extents, hash_chunks, open_file};
 use crate::control::Control;
 use crate::entry::{CHUNK, Content, Entry, Hash, Kind, Local, Time, compare};
-use crate::error::{At, Error, Result, show};
+use crate::error::{At, Error, Result, lost, show};
 use crate::manifest::{ManifestReader, ManifestWriter};
 use crate::meta::{meta_of, xattrs_of_fd, xattrs_of_path};
 use crate::tree::{Dirs, Tree, local_of, mtime_of, names, proc_path, stat, stat_fd};
@@ -326,10 +326,6 @@ fn finish(
         }
     }
     Ok(slots.into_iter().flatten().collect())
-}
-
-fn lost() -> Error {
-    Error::Io { action: "run", path: "a worker thread".into(), source: std::io::Error::other("it panicked") }
 }
 
 /// What became of a name between the walk and the closer look.

@@ -21,6 +21,9 @@ use crate::scan::{ATTEMPTS, Described, describe_file};
 use crate::tree::{Dirs, Tree, local_of, stat_fd};
 use crate::wire::{ChunkHead, FrameWriter, Header, Put, Resume};
 
+/// Bytes of changes that are remembered between counting and sending them.
+const REMEMBERED: usize = 32 << 20;
+
 /// What to send.
 #[derive(Debug)]
 pub struct Outgoing<'a> {
@@ -74,14 +77,27 @@ pub fn send(
         Moved::default()
     };
     let (mut total, mut resumed) = (0, 0);
+    // The changes are counted first. As long as they are few they are kept, so that the manifests are not read again.
+    let mut few = Some(Vec::new());
+    let mut room = REMEMBERED;
     for change in diff(open_base()?, open_new()?, &moved, outgoing.variants) {
-        if let Change::Put { entry, carry, .. } = change? {
-            let bytes = carried_bytes(&entry, &carry);
+        control.check()?;
+        let change = change?;
+        if let Change::Put { entry, carry, .. } = &change {
+            let bytes = carried_bytes(entry, carry);
             if is_done(&outgoing.resume, &entry.path) {
                 resumed += bytes;
             } else {
                 total += bytes;
             }
+            room = room
+                .saturating_sub(200 + entry.path.len() + entry.content().map_or(0, |c| c.chunks.len() * 32));
+        }
+        room = room.saturating_sub(100);
+        if room == 0 {
+            few = None;
+        } else if let Some(few) = &mut few {
+            few.push(Ok(change));
         }
     }
     let header = Header {
@@ -103,7 +119,11 @@ pub fn send(
         report: SendReport { resumed_bytes: resumed, ..SendReport::default() },
     };
     sender.out.header(&header)?;
-    for change in diff(open_base()?, open_new()?, &moved, outgoing.variants) {
+    let changes: Box<dyn Iterator<Item = Result<Change>> + '_> = match few {
+        Some(few) => Box::new(few.into_iter()),
+        None => Box::new(diff(open_base()?, open_new()?, &moved, outgoing.variants)),
+    };
+    for change in changes {
         control.check()?;
         match change? {
             Change::Remove(path) if !is_done(&outgoing.resume, &path) => sender.out.remove(&path)?,

@@ -422,6 +422,11 @@ impl Instance {
         if next.join("header").exists() && !self.incoming().exists() {
             fs::rename(&next, self.incoming()).map_err(|e| io_error("rename", &next, &e))?;
         }
+        // Killed between the record of a new version and its export: readers must not be left with the old one, which
+        // the next transfer takes apart. What is not exported stays so until its epoch is confirmed.
+        if self.meta.is_served() && fs::symlink_metadata(self.export()).is_ok() {
+            self.export_current()?;
+        }
         Ok(())
     }
 

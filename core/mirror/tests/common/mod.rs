@@ -151,7 +151,8 @@ pub fn assert_same(left: &Path, right: &Path) {
             l.iter().filter(|x| !r.contains(x)).chain(r.iter().filter(|x| !l.contains(x))).take(6).collect();
         panic!("trees differ: {differs:#?}");
     }
-    assert_eq!(l.allocated, r.allocated, "allocated blocks differ");
+    // A file in many pieces needs a block or two more for the list of them, and pieces are the file system's choice.
+    assert!(l.allocated.abs_diff(r.allocated) <= 16 << 10, "allocated: {} and {}", l.allocated, r.allocated);
     let slashed = |p: &Path| format!("{}/", p.display());
     match Command::new("rsync")
         .args(["-naHAXSci", "--numeric-ids", "--modify-window=-1", "--delete"])
