@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tandem_manager::Caller;
 
 use crate::app::{Answer, App};
@@ -29,6 +29,8 @@ pub(crate) struct Call {
     /// `http://host/v2` and, when the path had one, the project.
     pub(super) base: String,
     pub(super) project_in_path: bool,
+    /// Whether the rule `context_is_host_admin` holds, once somebody asked: lists ask for every entry.
+    pub(super) host_admin: OnceLock<bool>,
 }
 
 /// What a handler answers.
@@ -87,6 +89,11 @@ impl Call {
     /// Whether the caller may do something in its own project.
     pub(crate) fn may(&self, action: &str) -> bool {
         self.rules.allow(action, &self.credentials, &self.own)
+    }
+
+    /// Whether the caller sees where things are.
+    pub(crate) fn is_host_admin(&self) -> bool {
+        *self.host_admin.get_or_init(|| self.may("context_is_host_admin"))
     }
 
     /// Whether the caller may do something to an object of this project and user.

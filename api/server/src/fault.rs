@@ -66,7 +66,11 @@ impl Fault {
 
 /// The plain form.
 pub(crate) fn plain(status: u16, message: &str) -> Response<Body> {
-    let title = StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error");
+    let title = match status {
+        // The framework's name for it is the older one.
+        413 => "Request Entity Too Large",
+        _ => StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error"),
+    };
     // The tags are what the framework's text filter leaves of its HTML page; clients compare it.
     json_response(
         status,

@@ -67,6 +67,42 @@ impl Page {
     }
 }
 
+/// Looks through a list for the entry after which a page is wanted.
+pub(crate) struct After {
+    marker: String,
+    offset: u64,
+    end: Option<Option<u64>>,
+}
+
+impl After {
+    /// The search that a query asks for with `marker`, if it does.
+    pub(crate) fn of(query: &Query) -> Option<Self> {
+        let marker = query.get("marker").filter(|m| !m.is_empty())?.to_owned();
+        Some(Self { marker, offset: 0, end: None })
+    }
+
+    /// From where to look next; `None` when the search is over.
+    pub(crate) fn next_offset(&self) -> Option<u64> {
+        self.end.is_none().then_some(self.offset)
+    }
+
+    /// Takes the ids of the largest page from [`After::next_offset`] on.
+    pub(crate) fn saw(&mut self, ids: impl ExactSizeIterator<Item = String>) {
+        let count = ids.len() as u64;
+        let at = ids.enumerate().find(|(_, id)| *id == self.marker).map(|(at, _)| at as u64);
+        match at {
+            Some(at) => self.end = Some(Some(self.offset + at + 1)),
+            None if count < MAX_LIMIT => self.end = Some(None),
+            None => self.offset += MAX_LIMIT,
+        }
+    }
+
+    /// Where the page starts; `None` when the entry is not there (any more).
+    pub(crate) fn found(&self) -> Option<u64> {
+        self.end.flatten()
+    }
+}
+
 fn number(query: &Query, name: &str) -> Result<Option<u64>, Fault> {
     let Some(text) = query.get(name) else { return Ok(None) };
     match text.trim().parse::<i64>() {
@@ -110,6 +146,23 @@ mod tests {
         let link = page.next_link(&query, "http://h/v2/shares", 1, "id-1");
         assert_eq!(link.unwrap(), "http://h/v2/shares?limit=1&offset=1&name=a%20b&marker=id-1");
         assert_eq!(page.next_link(&query, "http://h/v2/shares", 0, "id-1"), None);
+    }
+
+    #[test]
+    fn the_page_after_a_marker_is_found() {
+        let look = |marker: &str| {
+            let mut search = After::of(&Query::parse(Some(&format!("marker={marker}")))).unwrap();
+            while let Some(offset) = search.next_offset() {
+                let end = 2500.min(offset + MAX_LIMIT);
+                let ids: Vec<String> = (offset..end).map(|n| n.to_string()).collect();
+                search.saw(ids.into_iter());
+            }
+            search.found()
+        };
+        assert_eq!(look("0"), Some(1));
+        assert_eq!(look("2100"), Some(2101));
+        assert_eq!(look("nobody"), None);
+        assert!(After::of(&Query::parse(Some("marker="))).is_none());
     }
 
     proptest::proptest! {

@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::app::{Answer, App};
 use crate::auth::Refusal;
@@ -110,6 +110,7 @@ impl Server {
                     body,
                     base,
                     project_in_path,
+                    host_admin: OnceLock::new(),
                 };
                 detached(run, call).await
             }

@@ -62,6 +62,8 @@ pub(crate) const LATER: &[&str] = &[
 pub(crate) const LATER_ACTIONS: &[&str] = &[
     "soft_delete",
     "restore",
+    "os-migrate_share",
+    "migrate_share",
     "migration_start",
     "migration_complete",
     "migration_cancel",

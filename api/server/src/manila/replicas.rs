@@ -11,7 +11,7 @@ use super::{admin, denied, find, metadata, read};
 use crate::call::{Call, Reply, Result};
 use crate::fault::Fault;
 use crate::microversion::Window;
-use crate::page::Page;
+use crate::page::{After, MAX_LIMIT, Page};
 use crate::python;
 use crate::routes::{Action, Routes};
 
@@ -54,9 +54,18 @@ async fn list(call: Call, in_full: bool) -> Result {
             None => nothing = true,
         }
     }
+    let store = call.app.manager.store();
+    if let Some(mut search) = After::of(&call.query).filter(|_| !nothing) {
+        while let Some(offset) = search.next_offset() {
+            let query = InstanceQuery { offset, limit: Some(MAX_LIMIT), ..query.clone() };
+            let found = store.instances(&query).await.map_err(find::store)?.items;
+            search.saw(found.iter().map(|i| i.id.to_string()));
+        }
+        query.offset = search.found().unwrap_or(query.offset);
+    }
     let found = match nothing {
         true => Vec::new(),
-        false => call.app.manager.store().instances(&query).await.map_err(find::store)?.items,
+        false => store.instances(&query).await.map_err(find::store)?.items,
     };
     let view = if in_full { detail } else { summary };
     let mut out = Map::new();

@@ -29,7 +29,9 @@ async fn pools(call: Call, in_full: bool) -> Result {
     let pools = call.app.manager.pools().await.map_err(denied::fault)?;
     let mut views = Vec::new();
     for pool in &pools {
-        let fits = share_type.as_ref().is_none_or(|t| schedule::specs::satisfied(&schedule::facts(pool), &t.extra_specs, |_| false).is_ok());
+        let fits = share_type.as_ref().is_none_or(|t| {
+            schedule::specs::satisfied(&schedule::facts(pool), &t.extra_specs, |_| false).is_ok()
+        });
         if fits && filters.iter().all(|(name, wanted)| part(pool, name).is_some_and(|p| wanted.is_match(&p)))
         {
             views.push(view(pool, in_full));

@@ -12,7 +12,7 @@ use super::share_views::{Shown, detail, summary};
 use super::type_views::matches;
 use crate::call::{Call, Reply, Result};
 use crate::fault::Fault;
-use crate::page::{Page, Query};
+use crate::page::{After, MAX_LIMIT, Page, Query};
 use crate::python;
 
 pub(super) async fn summary_list(call: Call) -> Result {
@@ -27,7 +27,16 @@ async fn list(call: &Call, in_full: bool) -> Result {
     call.authorize("share:get_all")?;
     let page = Page::of(&call.query)?;
     let store = call.app.manager.store();
-    let found = match query(call, &page).await? {
+    let mut wanted = query(call, &page).await?;
+    if let (Some(mut search), Some(query)) = (After::of(&call.query), &mut wanted) {
+        while let Some(offset) = search.next_offset() {
+            let query = ShareQuery { offset, limit: Some(MAX_LIMIT), count: false, ..query.clone() };
+            let found = store.shares(&query).await.map_err(find::store)?.items;
+            search.saw(found.iter().map(|share| share.id.to_string()));
+        }
+        query.offset = search.found().unwrap_or(query.offset);
+    }
+    let found = match wanted {
         Some(query) => store.shares(&query).await.map_err(find::store)?,
         None => tandem_manager::store::Page { items: Vec::new(), total: Some(0) },
     };

@@ -94,7 +94,12 @@ impl Template {
 impl Check {
     /// Whether the check holds. `rule` resolves `rule:` references; cycles were refused when the rules were
     /// loaded.
-    pub fn holds(&self, who: &Credentials, target: &Facts, rule: &dyn Fn(&str) -> Option<Check>) -> bool {
+    pub fn holds<'r>(
+        &self,
+        who: &Credentials,
+        target: &Facts,
+        rule: &dyn Fn(&str) -> Option<&'r Self>,
+    ) -> bool {
         match self {
             Self::Always => true,
             Self::Never => false,

@@ -83,7 +83,7 @@ impl Rules {
     /// falls to the rule `default`.
     pub fn allow(&self, action: &str, who: &Credentials, target: &Facts) -> bool {
         let rule = self.0.get(action).or_else(|| self.0.get("default"));
-        rule.is_some_and(|check| check.holds(who, target, &|name| self.0.get(name).cloned()))
+        rule.is_some_and(|check| check.holds(who, target, &|name| self.0.get(name)))
     }
 }
 

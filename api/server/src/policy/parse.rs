@@ -244,7 +244,7 @@ mod tests {
             facts: Facts::from([("project_id".into(), "p1".into()), ("is_admin".into(), "False".into())]),
         };
         let target = Facts::from([("project_id".into(), "p1".into())]);
-        parse(text).unwrap().holds(&who, &target, &|name| (name == "yes").then_some(Check::Always))
+        parse(text).unwrap().holds(&who, &target, &|name| (name == "yes").then_some(&Check::Always))
     }
 
     #[test]
