@@ -147,6 +147,35 @@ async fn what_is_no_driver_is_refused_and_the_others_work() {
     assert!(reasons.iter().all(|r| !r.contains('\n')), "{reasons:?}");
 }
 
+/// The library with other numbers in its probe.
+fn with_probe(generation: u32, contract: u32) -> Vec<u8> {
+    let mut bytes = std::fs::read(library()).unwrap();
+    let magic = b"tandem\0\x01";
+    let ours: Vec<u8> = [&magic[..], &1u32.to_ne_bytes(), &CONTRACT_VERSION.0.to_ne_bytes()].concat();
+    let at = bytes.windows(ours.len()).position(|window| window == ours).expect("the probe is in the file");
+    bytes[at + 8..at + 12].copy_from_slice(&generation.to_ne_bytes());
+    bytes[at + 12..at + 16].copy_from_slice(&contract.to_ne_bytes());
+    bytes
+}
+
+#[tokio::test]
+async fn another_generation_and_a_newer_contract_are_told_apart() {
+    let folder = drivers();
+    install(folder.path(), "a.so", &with_probe(2, CONTRACT_VERSION.0));
+    install(folder.path(), "b.so", &with_probe(1, CONTRACT_VERSION.0 + 1));
+    let found = discover(folder.path());
+    let reasons: Vec<&str> = found.refused.iter().map(|r| r.reason.as_str()).collect();
+    assert!(
+        reasons[0].contains("speaks generation 2 of the binary interface, this program speaks 1"),
+        "{reasons:?}"
+    );
+    assert!(
+        reasons[1].contains("was built for contract 2.") && reasons[1].contains("upgrade the server"),
+        "{reasons:?}"
+    );
+    assert_eq!(found.drivers.len(), 1, "the sound one is found");
+}
+
 #[tokio::test]
 async fn a_panic_is_an_error_of_that_call() {
     let world = tempfile::tempdir().unwrap();

@@ -155,6 +155,17 @@ mod tests {
     }
 
     #[test]
+    fn what_belongs_to_another_user_is_refused() {
+        let folder = folder();
+        let path = put(folder.path(), "a.so", 0o644);
+        // Only root can give a file away; elsewhere there is nothing to test with.
+        if std::os::unix::fs::chown(&path, Some(12345), None).is_ok() {
+            let reasons = reasons(folder.path());
+            assert!(reasons[0].contains("belongs to user 12345"), "{reasons:?}");
+        }
+    }
+
+    #[test]
     fn what_is_no_driver_is_refused_in_one_sentence() {
         let folder = folder();
         let path = put(folder.path(), "a.so", 0o644);
