@@ -5,8 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use tandem_contract::Style;
-use tandem_testbed::sim::cases::{Case, Kind, Outcome, at_calls, at_commits, at_progress, run};
 use tandem_testbed::sim::Transport;
+use tandem_testbed::sim::cases::{Case, Kind, Outcome, at_calls, at_commits, at_progress, run};
 
 /// Runs a kind of operation with every fault, over one transport.
 fn matrix(kind: Kind, transport: Transport) {
@@ -30,7 +30,12 @@ fn matrix(kind: Kind, transport: Transport) {
 fn judge(case: &Case, failed: &mut Vec<String>) -> Outcome {
     let wanted = std::env::var("CASE").ok();
     if case.fault.is_some() && wanted.as_ref().is_some_and(|text| !case.to_string().contains(text)) {
-        return Outcome { counts: Default::default(), verbs: Vec::new(), problems: Vec::new(), trace: Vec::new() };
+        return Outcome {
+            counts: Default::default(),
+            verbs: Vec::new(),
+            problems: Vec::new(),
+            trace: Vec::new(),
+        };
     }
     let outcome = run(case);
     if !outcome.problems.is_empty() {

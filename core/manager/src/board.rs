@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use tandem_contract::{InstanceId, OpId, Progress, ResourceId};
 
+use crate::chores::Chores;
 use crate::clock::Timestamp;
 use crate::watched::Watched;
 
@@ -27,6 +28,8 @@ pub(crate) struct Board {
     fresh: Mutex<HashMap<InstanceId, Freshness>>,
     /// Shares that came to have followers since the schedule looked last.
     followed: Mutex<Vec<ResourceId>>,
+    /// What is to be tried again.
+    pub chores: Chores,
     /// Shares at rest, so that a look at them reads no rows.
     pub watched: Watched,
 }

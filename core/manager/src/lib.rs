@@ -8,6 +8,7 @@
 mod admission;
 mod backends;
 mod board;
+mod chores;
 pub mod clock;
 mod core;
 mod denied;

@@ -218,13 +218,12 @@ async fn request(life: &Life<'_>, case: &Case, scene: &Scene) -> Result<(), Deni
         Kind::Sync | Kind::ResyncFenced => manager.resync_replica(&caller, replica).await.map(drop),
         Kind::PromotePlanned => manager.promote_replica(&caller, replica, None).await.map(drop),
         Kind::PromoteForced => {
-            manager.promote_replica(&caller, replica, None).await?;
             // The old active comes back a while after the promotion, or in the middle of it.
-            let world = life.sim.world.clone();
-            life.idle().await;
-            life.sleep(Duration::from_secs(5)).await;
-            SITES.iter().filter(|site| world.is_away(site)).for_each(|site| world.down(site, false));
-            Ok(())
+            SITES
+                .iter()
+                .filter(|site| life.sim.world.is_away(site))
+                .for_each(|site| life.stage().returns(site, 45));
+            manager.promote_replica(&caller, replica, None).await.map(drop)
         }
         Kind::DeleteReplica => manager.delete_replica(&caller, replica, false).await.map(drop),
         Kind::DeleteShare => manager.delete_share(&caller, share, false).await.map(drop),
@@ -246,7 +245,8 @@ async fn request(life: &Life<'_>, case: &Case, scene: &Scene) -> Result<(), Deni
 
 /// Faults at every commit.
 pub fn at_commits(counts: Counts) -> Vec<Fault> {
-    let each = |n| [What::KillBefore, What::KillAfter, What::Cancel].map(|what| Fault { at: At::Commit(n), what });
+    let each =
+        |n| [What::KillBefore, What::KillAfter, What::Cancel].map(|what| Fault { at: At::Commit(n), what });
     (1..=counts.commits).flat_map(each).collect()
 }
 
@@ -256,7 +256,7 @@ pub fn at_calls(counts: Counts, verbs: &[String]) -> Vec<Fault> {
         What::KillAfter,
         What::Cancel,
         What::Fail { retry: Retry::Never, times: 1 },
-        What::Fail { retry: Retry::AfterOperator, times: 100 },
+        What::FailUntilMended,
         What::Fail { retry: Retry::Safe, times: 3 },
         What::FailUntilCancelled,
         What::Lose,

@@ -7,7 +7,7 @@ use tandem_driver_fake::Inspected;
 use tandem_manager::model::{Instance, InstanceStatus, RuleState};
 use tandem_manager::store::{Family, InstanceQuery, ShareQuery, Store};
 
-use super::{Life, Sim, Transport};
+use super::{Life, Sim};
 
 /// Bytes in a GiB.
 const GIB: u64 = 1 << 30;
@@ -99,7 +99,7 @@ fn of_share(sim: &Sim, family: &Family, seen: &BTreeMap<InstanceId, Inspected>, 
             }
             continue;
         };
-        follower(family, row, source, there, &mut say);
+        follower(row, source, there, &mut say);
     }
     points(family, seen, source, &mut say);
     rules(family, seen, &mut say);
@@ -118,7 +118,6 @@ fn of_share(sim: &Sim, family: &Family, seen: &BTreeMap<InstanceId, Inspected>, 
 
 /// What follows is in sync and the same; what was fenced serves nobody.
 fn follower(
-    family: &Family,
     row: &Instance,
     source: &Inspected,
     there: &Inspected,
@@ -148,8 +147,8 @@ fn follower(
     if there.partial.is_some() {
         say(format!("{} keeps a partial receive that nothing continues", row.id));
     }
-    if family.share.as_ref().is_some_and(|s| there.size_bytes < s.size_gb * GIB) {
-        say(format!("{} is smaller than its share", row.id));
+    if there.size_bytes < source.size_bytes {
+        say(format!("{} is smaller than the active one", row.id));
     }
     if !there.served {
         say(format!("{} is not served again", row.id));
@@ -202,9 +201,4 @@ fn rules(family: &Family, seen: &BTreeMap<InstanceId, Inspected>, say: &mut impl
             say(format!("rule {extra} still holds on {}, but is gone", row.id));
         }
     }
-}
-
-/// Whether a transport has points.
-pub const fn has_points(transport: Transport) -> bool {
-    !matches!(transport, Transport::Storage)
 }

@@ -41,7 +41,8 @@ impl Clients {
         let name = format!("file {}", self.written);
         let byte = u8::try_from(self.written % 251).unwrap_or(0);
         let content = vec![byte; size];
-        let Some(before) = world.inspect().into_iter().find(|i| i.instance == instance && i.site == site) else {
+        let Some(before) = world.inspect().into_iter().find(|i| i.instance == instance && i.site == site)
+        else {
             return false;
         };
         if world.write(site, instance, &name, &content).is_err() {

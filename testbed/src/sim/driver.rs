@@ -102,7 +102,9 @@ impl DriverSide for Opener {
             }
             if meets.lose && answer.is_ok() {
                 let verb = &request.verb;
-                return Err(encode(&Error::unavailable(format!("simulated: the answer of `{verb}` was lost"))));
+                return Err(encode(&Error::unavailable(format!(
+                    "simulated: the answer of `{verb}` was lost"
+                ))));
             }
             answer
         })

@@ -180,9 +180,7 @@ impl Sim {
         let options = Options { repeat: self.config.twice, ..Options::default() };
         let open: OpenBackend = Arc::new(move || {
             let (settings, options) = (settings.clone(), options.clone());
-            Box::pin(async move {
-                Library::linked::<driver::Staged>()?.open(site, &settings, options).await
-            })
+            Box::pin(async move { Library::linked::<driver::Staged>()?.open(site, &settings, options).await })
         });
         BackendConfig {
             name: site.to_owned(),

@@ -13,7 +13,7 @@ use super::stage::Stage;
 use super::{Life, SITES, check};
 
 /// A manager that is not at rest after so long never will be.
-const LONG: Duration = Duration::from_secs(20 * 60);
+const LONG: Duration = Duration::from_secs(10 * 60);
 /// Nothing happened for so many seconds: longer than every interval of reconciliation but that of orphans.
 const QUIET_SECONDS: u32 = 12;
 
@@ -44,7 +44,12 @@ impl Life<'_> {
         ];
         let extra_specs: BTreeMap<String, String> =
             specs.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-        let new = NewType { name: format!("type {}", style.as_str()), is_public: true, extra_specs, description: None };
+        let new = NewType {
+            name: format!("type {}", style.as_str()),
+            is_public: true,
+            extra_specs,
+            description: None,
+        };
         self.manager.create_type(new).await.expect("a share type").id
     }
 
@@ -89,7 +94,8 @@ impl Life<'_> {
     /// The active instance of a share and its site.
     pub async fn active(&self, share: ResourceId) -> (InstanceId, String) {
         let family = self.sim.rows.family(share).await.expect("the store answers");
-        let found = family.instances.iter().find(|i| i.replica_state.is_none_or(|s| s == ReplicaState::Active));
+        let found =
+            family.instances.iter().find(|i| i.replica_state.is_none_or(|s| s == ReplicaState::Active));
         let row = found.expect("a share has an active instance");
         (row.id, row.backend().expect("it is placed").to_owned())
     }
@@ -148,7 +154,8 @@ impl Life<'_> {
                 if wrong.is_empty() {
                     wrong = check::at_rest(self).await;
                 }
-                let unfinished = unfinished.iter().map(|op| format!("{} is {:?}", op.intent.kind(), op.status));
+                let unfinished =
+                    unfinished.iter().map(|op| format!("{} is {:?}", op.intent.kind(), op.status));
                 wrong.extend(unfinished);
                 wrong.insert(0, format!("not at rest after {} simulated minutes", LONG.as_secs() / 60));
                 return Err(wrong);

@@ -6,7 +6,9 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tandem_contract::{Epoch, Error, ErrorKind, InstanceId, OpId, Request, ResourceId, Retry, Role, Style, VERBS};
+use tandem_contract::{
+    Epoch, Error, ErrorKind, InstanceId, OpId, Request, ResourceId, Retry, Role, Style, VERBS,
+};
 use tandem_driver_fake::{Fault as Scripted, What as Script, World};
 use tandem_manager::clock::{Clock, Timestamp};
 use tandem_manager::model::OpStatus;
@@ -46,6 +48,8 @@ pub enum What {
         /// How often.
         times: u32,
     },
+    /// The call fails, and says that a person has to do something, who does so within a minute.
+    FailUntilMended,
     /// The call fails for ever, safe to repeat; a minute later somebody asks the operation to end.
     FailUntilCancelled,
     /// The call does its work, and its answer is lost.
@@ -119,8 +123,8 @@ struct Inner {
     failing: Vec<(String, Option<InstanceId>, Error, u32)>,
     /// Sites that come back.
     returns: Vec<(Timestamp, String, bool)>,
-    /// Cancels that come later.
-    later: Vec<Timestamp>,
+    /// Calls cease to fail later; whether somebody cancels the operation then.
+    later: Vec<(Timestamp, bool)>,
     /// The kind of operation that cancels are meant for, and the operation.
     kind: Option<&'static str>,
     target: Option<OpId>,
@@ -221,6 +225,13 @@ impl Stage {
         inner.faults.clear();
     }
 
+    /// A site is without power for so many seconds more.
+    pub fn returns(&self, site: &str, seconds: u64) {
+        let mut inner = self.lock();
+        let at = inner.now().plus(Duration::from_secs(seconds));
+        inner.returns.push((at, site.to_owned(), true));
+    }
+
     /// Ends every fault that lasts.
     pub fn mend(&self) {
         let mut inner = self.lock();
@@ -246,10 +257,12 @@ impl Stage {
             inner.say(&format!("{site} is back"));
             self.restore(&site, off);
         }
-        if inner.later.iter().any(|at| *at <= now) {
-            inner.later.retain(|at| *at > now);
+        if let Some(due) = inner.later.iter().position(|(at, _)| *at <= now) {
+            let (_, cancels) = inner.later.remove(due);
             inner.failing.clear();
-            inner.cancel();
+            if cancels {
+                inner.cancel();
+            }
         }
     }
 
@@ -319,7 +332,12 @@ impl Stage {
         }
     }
 
-    pub(super) async fn before_call(&self, site: &str, request: &Request, instance: Option<InstanceId>) -> Meets {
+    pub(super) async fn before_call(
+        &self,
+        site: &str,
+        request: &Request,
+        instance: Option<InstanceId>,
+    ) -> Meets {
         self.yields().await;
         let mut meets = Meets::default();
         let due = {
@@ -355,7 +373,13 @@ impl Stage {
         meets
     }
 
-    pub(super) async fn after_call(&self, site: &str, request: &Request, instance: Option<InstanceId>, end: &str) {
+    pub(super) async fn after_call(
+        &self,
+        site: &str,
+        request: &Request,
+        instance: Option<InstanceId>,
+        end: &str,
+    ) {
         self.alive().await;
         let mut inner = self.lock();
         let id = instance.map(|i| i.to_string()).unwrap_or_default();
@@ -428,9 +452,14 @@ impl Inner {
                 let kind = if retry == Retry::Safe { ErrorKind::Unavailable } else { ErrorKind::Unexpected };
                 self.failing.push((verb.to_owned(), instance, injected(kind).retry(retry), times));
             }
+            What::FailUntilMended => {
+                let error = injected(ErrorKind::OutOfSpace).retry(Retry::AfterOperator);
+                self.failing.push((verb.to_owned(), instance, error, u32::MAX));
+                self.later.push((now.plus(Duration::from_secs(50)), false));
+            }
             What::FailUntilCancelled => {
                 self.failing.push((verb.to_owned(), instance, injected(ErrorKind::Unavailable), u32::MAX));
-                self.later.push(now.plus(Duration::from_secs(60)));
+                self.later.push((now.plus(Duration::from_secs(60)), true));
             }
             What::Cut(after) => world.script(Scripted {
                 verb: verb.to_owned(),
@@ -452,7 +481,8 @@ impl Inner {
     }
 
     fn fails(&mut self, verb: &str, instance: Option<InstanceId>) -> Option<Error> {
-        let found = self.failing.iter_mut().find(|(v, i, _, left)| v == verb && *i == instance && *left > 0)?;
+        let found =
+            self.failing.iter_mut().find(|(v, i, _, left)| v == verb && *i == instance && *left > 0)?;
         found.3 -= 1;
         Some(found.2.clone())
     }
@@ -460,7 +490,8 @@ impl Inner {
     /// What a commit changed: into the history, and held against the laws of every moment.
     fn committed(&mut self, batch: &Batch, world: &World) {
         for logged in &batch.events {
-            let kind = batch.operations.iter().find(|op| op.id == logged.op).map_or("", |op| op.intent.kind());
+            let kind =
+                batch.operations.iter().find(|op| op.id == logged.op).map_or("", |op| op.intent.kind());
             let more = match &logged.event {
                 Event::Planned { steps } => format!("{steps:?}"),
                 Event::StepFailed { error, undo, .. } => format!("{error} {undo:?}"),
@@ -490,7 +521,10 @@ impl Inner {
         for seen in world.inspect() {
             let last = self.instance_epochs.insert(seen.instance, seen.epoch).unwrap_or_default();
             if seen.epoch < last {
-                self.broken(format!("the epoch of instance {} fell from {last} to {}", seen.instance, seen.epoch));
+                self.broken(format!(
+                    "the epoch of instance {} fell from {last} to {}",
+                    seen.instance, seen.epoch
+                ));
             }
             if seen.style == Some(Style::Writable) {
                 continue;

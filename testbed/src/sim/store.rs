@@ -8,9 +8,7 @@ use tandem_manager::clock::Timestamp;
 use tandem_manager::model::{AccessRule, Instance, Operation, Quota, Share, ShareType, Usage};
 use tandem_manager::oplog::Logged;
 use tandem_manager::store::memory::MemoryStore;
-use tandem_manager::store::{
-    Batch, Family, InstanceQuery, OperationQuery, Page, Result, ShareQuery, Store,
-};
+use tandem_manager::store::{Batch, Family, InstanceQuery, OperationQuery, Page, Result, ShareQuery, Store};
 use uuid::Uuid;
 
 use super::stage::Stage;

@@ -166,7 +166,7 @@ pub(crate) fn plan(intent: &Intent, world: &World<'_>) -> Result<Vec<Step>, Erro
         Intent::DeleteShare { .. } => Ok(share::delete(world)),
         Intent::Resize { from_gb, to_gb } => Ok(share::resize(world, *from_gb, *to_gb)),
         Intent::UpdateAccess => Ok(share::update_access(world)),
-        Intent::Repair { instance } => Ok(share::repair(*instance)),
+        Intent::Repair { instance } => Ok(share::repair(world, *instance)),
         Intent::CreateReplica { instance, .. } => replication::create(world, *instance),
         Intent::DeleteReplica { instance, .. } => Ok(replication::delete(world, *instance)),
         Intent::Sync { instance, .. } => replication::sync(world, *instance),

@@ -1,6 +1,6 @@
 //! Plans of what concerns a share as a whole.
 
-use tandem_contract::InstanceId;
+use tandem_contract::{InstanceId, Transport};
 
 use super::{Step, World};
 use crate::model::InstanceStatus;
@@ -51,6 +51,11 @@ pub(super) fn update_access(world: &World<'_>) -> Vec<Step> {
     ids.into_iter().map(|instance| Step::ApplyAccess { instance }).collect()
 }
 
-pub(super) fn repair(instance: InstanceId) -> Vec<Step> {
-    vec![Step::Ensure { instance }, Step::ApplyAccess { instance }]
+pub(super) fn repair(world: &World<'_>, instance: InstanceId) -> Vec<Step> {
+    let mut steps = vec![Step::Ensure { instance }, Step::ApplyAccess { instance }];
+    if matches!(world.transport(instance), Some(Transport::Streamed { .. })) {
+        // Points that an earlier operation could not let go.
+        steps.push(Step::ReleasePoints);
+    }
+    steps
 }

@@ -8,6 +8,7 @@ use tandem_host::CallContext;
 use uuid::Uuid;
 
 use crate::backends::Slot;
+use crate::chores::Chore;
 use crate::core::{Core, SharedCore};
 use crate::model::{Instance, InstanceStatus};
 use crate::run::paused;
@@ -70,10 +71,11 @@ async fn serve_again(core: &SharedCore, slot: &Arc<Slot>) {
             if core.stop.is_cancelled() {
                 return;
             }
-            if at_rest(row)
+            if is_served(row)
                 && let Err(error) = ensure(core, slot, row).await
             {
                 tracing::warn!(instance = %row.id, backend = name, %error, "An instance could not be served again.");
+                core.board.chores.note(Chore::Repair(row.id), core.clock.now());
             }
         }
         if (page.items.len() as u64) < PAGE {
@@ -83,9 +85,12 @@ async fn serve_again(core: &SharedCore, slot: &Arc<Slot>) {
     }
 }
 
-/// What an operation owns, that operation serves; what is fenced or unfenced is served by nobody.
-fn at_rest(row: &Instance) -> bool {
-    matches!(row.status, InstanceStatus::Available) && !row.unfenced && !row.fenced
+/// Everything that is not being made or removed: what is in error, or belongs to an operation that serves nothing (it
+/// grows), would stay unserved for ever. A promotion that has raised the epoch makes the driver refuse. What is fenced
+/// or unfenced is served by nobody.
+fn is_served(row: &Instance) -> bool {
+    use InstanceStatus as S;
+    !matches!(row.status, S::Creating | S::Deleting | S::ErrorDeleting) && !row.unfenced && !row.fenced
 }
 
 async fn ensure(core: &SharedCore, slot: &Arc<Slot>, row: &Instance) -> Result<(), Error> {

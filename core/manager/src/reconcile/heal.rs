@@ -1,20 +1,29 @@
 //! Heals: what is in error and reported whole again is repaired, and an old active that came back is fenced.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use tandem_contract::{Health, InstanceId, ObserveInstance, ReplicaState};
+use tandem_contract::{Health, InstanceId, ObserveInstance, PointId, ReplicaState, ResourceId};
 
 use super::backends::cx;
 use crate::admission::new_op;
+use crate::chores::Chore;
 use crate::core::SharedCore;
 use crate::denied::Denied;
-use crate::model::{Instance, InstanceStatus, Intent};
+use crate::draft::active_of;
+use crate::model::{AccessRulesStatus, Instance, InstanceStatus, Intent};
 use crate::run::paused;
-use crate::store::InstanceQuery;
+use crate::store::{InstanceQuery, ShareQuery};
+
+/// Shares read at once.
+const PAGE: u64 = 500;
 
 /// Looks, round after round, for as long as the manager runs.
 pub(super) async fn rounds(core: &SharedCore) {
     let every = Duration::from_secs(core.settings.heal_interval_seconds.max(1));
+    if let Err(error) = remember(core).await {
+        tracing::warn!(%error, "What an earlier run could not do is not known; the next change of each share shows it.");
+    }
     loop {
         if let Err(error) = round(core).await {
             tracing::warn!(%error, "A round of healing could not read the store.");
@@ -40,11 +49,70 @@ async fn round(core: &SharedCore) -> Result<(), Denied> {
     }
     let unfenced = InstanceQuery { unfenced: true, ..InstanceQuery::default() };
     for row in core.store.instances(&unfenced).await?.items {
-        if row.backend().and_then(|name| core.backends.slot(name)).is_some_and(|slot| slot.is_up()) {
+        if is_up(core, &row) {
             admit(core, &row, Intent::Fence { instance: row.id }).await?;
         }
     }
+    for chore in core.board.chores.due(core.clock.now()) {
+        if !still_needed(core, chore).await? {
+            core.board.chores.done(chore);
+        }
+    }
     Ok(())
+}
+
+/// Finds the chores again that a start forgot: points that nobody needs, and rules that could not be applied.
+async fn remember(core: &SharedCore) -> Result<(), Denied> {
+    let now = core.clock.now();
+    let mut offset = 0;
+    loop {
+        let query = ShareQuery { offset, limit: Some(PAGE), ..ShareQuery::default() };
+        let page = core.store.shares(&query).await?.items;
+        let ids: Vec<ResourceId> = page.iter().map(|s| s.id).collect();
+        let query = InstanceQuery { share_ids: Some(ids), ..InstanceQuery::default() };
+        let rows = core.store.instances(&query).await?.items;
+        for row in rows.iter().filter(|row| row.access_rules_status == AccessRulesStatus::Error) {
+            core.board.chores.note(Chore::Rules(row.id), now);
+        }
+        let needed: HashSet<PointId> = rows.into_iter().filter_map(|row| Some(row.point?.info.id)).collect();
+        for share in page.iter().filter(|s| s.points.iter().any(|p| !needed.contains(&p.info.id))) {
+            core.board.chores.note(Chore::Release(share.id), now);
+        }
+        if (page.len() as u64) < PAGE {
+            return Ok(());
+        }
+        offset += PAGE;
+    }
+}
+
+/// Admits what does a chore, once it can be done. Answers whether it is still to be done.
+async fn still_needed(core: &SharedCore, chore: Chore) -> Result<bool, Denied> {
+    match chore {
+        Chore::Repair(id) | Chore::Rules(id) => {
+            let Some(row) = core.store.instance(id).await? else { return Ok(false) };
+            // What is fenced is served by nobody, and what is being removed neither.
+            let leaves = matches!(row.status, InstanceStatus::Deleting | InstanceStatus::ErrorDeleting);
+            if row.fenced || row.unfenced || leaves {
+                return Ok(false);
+            }
+            if is_up(core, &row) {
+                admit(core, &row, Intent::Repair { instance: id }).await?;
+            }
+        }
+        Chore::Release(share) => {
+            let family = core.store.family(share).await?;
+            let Some(active) = active_of(&family.instances) else { return Ok(false) };
+            let all_up = family.instances.iter().filter(|i| i.pool.is_some()).all(|i| is_up(core, i));
+            if family.operations.is_empty() && all_up {
+                admit(core, active, Intent::Repair { instance: active.id }).await?;
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn is_up(core: &SharedCore, row: &Instance) -> bool {
+    row.backend().and_then(|name| core.backends.slot(name)).is_some_and(|slot| slot.is_up())
 }
 
 /// Whether the driver says that the instance is there and whole.

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tandem_contract::{Error, ErrorKind, OpId, PointId, ResourceId, Retry};
 use tokio_util::sync::CancellationToken;
 
+use crate::chores::Chore;
 use crate::clock::Timestamp;
 use crate::core::SharedCore;
 use crate::denied::Denied;
@@ -238,6 +239,14 @@ impl Run {
 
     async fn step_failed(&mut self, n: usize, error: Error) -> Result<(), Denied> {
         let step = self.state.steps[n].clone();
+        let chore = match &step {
+            Step::ReleasePoints => Some(Chore::Release(self.share)),
+            Step::ApplyAccess { instance } => Some(Chore::Rules(*instance)),
+            _ => None,
+        };
+        if let Some(chore) = chore {
+            self.core.board.chores.note(chore, self.core.clock.now());
+        }
         if self.state.started && (self.forced() || (step.is_soft() && error.kind != ErrorKind::Cancelled)) {
             tracing::warn!(op = %self.op, step = n, %error, "A step failed; the operation goes on without it.");
             let event = Event::StepDone { step: n, bytes: None, remark: Some(error.to_string()) };

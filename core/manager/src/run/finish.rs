@@ -3,9 +3,10 @@
 use tandem_contract::{Error, ErrorKind, InstanceId, ReplicaState};
 
 use crate::admission::admit_sync;
+use crate::chores::Chore;
 use crate::core::Core;
 use crate::draft::Draft;
-use crate::model::{Counted, InstanceStatus, Intent};
+use crate::model::{AccessRulesStatus, Counted, InstanceStatus, Intent};
 use crate::oplog::{Effect, Ending};
 use crate::plan::Step;
 
@@ -62,8 +63,22 @@ pub(super) fn rows(
             }
             Vec::new()
         }
-        Intent::Repair { instance } => repair(draft, *instance, done, reason),
+        Intent::Repair { instance } => {
+            let chore = Chore::Repair(*instance);
+            if done { core.board.chores.done(chore) } else { core.board.chores.note(chore, draft.now) }
+            repair(draft, *instance, done, reason)
+        }
         Intent::Resize { from_gb, to_gb } => resize(draft, *from_gb, *to_gb, done, error),
+        Intent::UpdateAccess if !done => {
+            // Cancelled: the rules stand, and so does what is to be done about them.
+            for row in draft.instances.clone() {
+                if row.access_rules_status == AccessRulesStatus::Syncing {
+                    super::rules::give_up(draft, row.id);
+                    core.board.chores.note(Chore::Rules(row.id), draft.now);
+                }
+            }
+            Vec::new()
+        }
         Intent::UpdateAccess | Intent::Reset { .. } | Intent::Observed { .. } => Vec::new(),
     }
 }

@@ -13,6 +13,7 @@ use tandem_host::{CallContext, transfer};
 
 use super::execute::Run;
 use super::steps::{Done, Scene, set_exports};
+use crate::chores::Chore;
 use crate::model::{Intent, PointRecord};
 use crate::oplog::Event;
 use crate::plan::Step;
@@ -118,6 +119,7 @@ impl Run {
     pub(super) async fn release_points(&self, scene: &Scene) -> Result<Done, Error> {
         let mut seen = Vec::new();
         let mut keep = BTreeSet::new();
+        let mut unseen = false;
         for row in scene.family.instances.iter().filter(|i| i.pool.is_some()) {
             match self.observe(row).await {
                 Ok(Some(observed)) => {
@@ -129,6 +131,7 @@ impl Run {
                     // What a replica that is away has, and may still want, is not known: its increments are kept
                     // from the newest point that it is known to have.
                     tracing::debug!(instance = %row.id, %error, "A replica is away; points newer than its own stay.");
+                    unseen = true;
                     let known = row.point.as_ref().map(|p| p.made_at);
                     keep.extend(
                         scene.share.points.iter().filter(|p| Some(p.made_at) >= known).map(|p| p.info.id),
@@ -156,6 +159,8 @@ impl Run {
                 self.ask(&backend, ReleasePoint { instance: row.id, point: point.id }).await?;
             }
         }
+        let (chores, chore) = (&self.core.board.chores, Chore::Release(self.share));
+        if unseen { chores.note(chore, self.core.clock.now()) } else { chores.done(chore) }
         Ok(Done::with(move |draft| {
             if let Some(share) = &mut draft.share {
                 share.points.retain(|p| keep.contains(&p.info.id));

@@ -70,16 +70,23 @@ pub(super) fn applied(draft: &mut Draft, instance: InstanceId, report: &AccessRe
 /// The step failed for good: what it marked shows so.
 pub(super) fn failed(draft: &mut Draft, step: &Step) -> Vec<Effect> {
     if let Step::ApplyAccess { instance } = step {
-        for rule in &mut draft.rules {
-            if let Some(state) = rule.states.get_mut(instance)
-                && matches!(state, RuleState::Applying | RuleState::Denying)
-            {
-                *state = RuleState::Error;
-            }
-        }
-        if let Some(row) = draft.instance_mut(*instance) {
-            row.access_rules_status = AccessRulesStatus::Error;
-        }
+        give_up(draft, *instance);
     }
     Vec::new()
+}
+
+/// The rules of an instance were not brought in line; reconciliation will. What was to go is still to go: a rule that
+/// a person took back is never granted again.
+pub(super) fn give_up(draft: &mut Draft, instance: InstanceId) {
+    for rule in &mut draft.rules {
+        let Some(state) = rule.states.get_mut(&instance) else { continue };
+        *state = match *state {
+            RuleState::Applying | RuleState::QueuedToApply => RuleState::Error,
+            RuleState::Denying => RuleState::QueuedToDeny,
+            other => other,
+        };
+    }
+    if let Some(row) = draft.instance_mut(instance) {
+        row.access_rules_status = AccessRulesStatus::Error;
+    }
 }

@@ -14,6 +14,7 @@ use tandem_contract::{
 use tandem_host::{Backend, CallContext};
 
 use super::execute::Run;
+use crate::chores::Chore;
 use crate::clock::Timestamp;
 use crate::draft::{Draft, active_of};
 use crate::model::{Export, Instance, Intent, PointRecord, PoolAddress, Share};
@@ -288,6 +289,7 @@ impl Run {
         };
         let verb = UpdateAccess { instance: id, epoch: scene.share.epoch, access };
         let report = self.ask(&backend, verb).await?.into_inner();
+        self.core.board.chores.done(Chore::Rules(id));
         Ok(Done::with(move |draft| {
             super::rules::applied(draft, id, &report);
             Vec::new()
@@ -372,7 +374,8 @@ impl Run {
         let seen = self.ask(&backend, ObserveInstance { instance: id }).await?;
         let seen = seen.ok_or_else(|| Error::not_found(format!("the storage of instance {id} is gone")))?;
         let is_active = row.replica_state.is_none_or(|s| s == ReplicaState::Active);
-        if is_active && seen.role != Role::Active {
+        // Active at an older epoch: a promotion that was given up has raised it meanwhile.
+        if is_active && (seen.role != Role::Active || seen.epoch < epoch) {
             let promotion = Promotion::Planned { point: row.point.as_ref().map(|p| p.info.id) };
             self.ask(&backend, PromoteReplica { instance: id, epoch, promotion }).await?;
         } else if !is_active && seen.role == Role::Active {
