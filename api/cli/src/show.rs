@@ -30,6 +30,9 @@ pub(crate) fn status(status: Status) -> String {
         "operations  {} unfinished, {} of them syncs",
         status.operations.unfinished, status.operations.syncs
     );
+    for trouble in &status.troubles {
+        let _ = writeln!(text, "TROUBLE     {}", safe(trouble));
+    }
     text
 }
 

@@ -12,6 +12,8 @@ pub(crate) struct Status {
     pub(crate) shares: u64,
     pub(crate) replicas: BTreeMap<String, u64>,
     pub(crate) operations: Unfinished,
+    #[serde(default)]
+    pub(crate) troubles: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]

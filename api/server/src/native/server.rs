@@ -58,6 +58,8 @@ pub(super) async fn status(call: Call) -> Answer {
     let shares = store.shares(&ShareQuery { limit: Some(1), count: true, ..ShareQuery::default() }).await?;
     let unfinished = store.unfinished().await?;
     let syncs = unfinished.iter().filter(|operation| matches!(operation.intent, Intent::Sync { .. })).count();
+    let app = &call.native.app;
+    let troubles: Vec<String> = app.policy.trouble().into_iter().chain(app.auth.trouble()).collect();
     let status = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "host": manager.host(),
@@ -67,6 +69,7 @@ pub(super) async fn status(call: Call) -> Answer {
         "shares": shares.total.unwrap_or(0),
         "replicas": replicas,
         "operations": {"unfinished": unfinished.len(), "syncs": syncs},
+        "troubles": troubles,
     });
     answer("status", status)
 }
