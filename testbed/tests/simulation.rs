@@ -1,11 +1,12 @@
 //! The seeded simulation: every kind of operation under every fault at every place, and random runs.
 //!
-//! `CASE=text` runs only the cases whose name contains the text and prints the history of those that fail.
+//! `CASE=text` runs only the cases whose name contains the text and prints the history of those that fail. `SEED=n` runs
+//! one random run and prints its history; `SIM_RUNS=n` says how many there are.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use tandem_contract::Style;
-use tandem_testbed::sim::Transport;
+use tandem_testbed::sim::{Transport, random};
 use tandem_testbed::sim::cases::{Case, Kind, Outcome, at_calls, at_commits, at_progress, run};
 
 /// Runs a kind of operation with every fault, over one transport.
@@ -83,4 +84,48 @@ matrix! {
     shrink: Shrink;
     resync_fenced: ResyncFenced;
     repair: Repair;
+}
+
+/// Seeds that failed once. They are run for ever.
+const FAILED_ONCE: &[u64] = &[];
+/// How many random runs there are, unless `SIM_RUNS` says otherwise.
+const RUNS: u64 = 60;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn random_runs_keep_every_law() {
+    if let Some(seed) = number("SEED") {
+        let run = random::run(seed);
+        println!("{}", run.trace.join("\n"));
+        assert!(run.problems.is_empty(), "seed {seed}:\n  {}", run.problems.join("\n  "));
+        return;
+    }
+    let runs = number("SIM_RUNS").unwrap_or(RUNS);
+    let seeds: Vec<u64> = FAILED_ONCE.iter().copied().chain(1..=runs).collect();
+    let half = |odd| {
+        let mine = seeds.iter().skip(odd).step_by(2);
+        let judged = mine.map(|seed| (*seed, random::run(*seed).problems));
+        judged.filter(|(_, problems)| !problems.is_empty()).collect::<Vec<_>>()
+    };
+    let failed: Vec<String> = std::thread::scope(|scope| {
+        let other = scope.spawn(|| half(1));
+        let mut failed = half(0);
+        failed.extend(other.join().unwrap());
+        failed.iter().map(|(seed, problems)| format!("SEED={seed}:\n  {}", problems.join("\n  "))).collect()
+    });
+    assert!(failed.is_empty(), "{} of {} runs failed:\n\n{}", failed.len(), seeds.len(), failed.join("\n\n"));
+}
+
+#[test]
+fn a_seed_gives_one_history() {
+    for seed in 1..=6 {
+        let (one, other) = (random::run(seed).trace, random::run(seed).trace);
+        assert!(one.len() > 100, "something happened");
+        if let Some(at) = (0..one.len().max(other.len())).find(|at| one.get(*at) != other.get(*at)) {
+            panic!("seed {seed} parts at line {at}:\n{:?}\n{:?}", one.get(at), other.get(at));
+        }
+    }
 }

@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn pauses_grow_until_it_is_done() {
         let (chores, chore) = (Chores::default(), Chore::Release(ResourceId(uuid::Uuid::nil())));
-        let at = |seconds| Timestamp(seconds * 1_000_000);
+        let at = |seconds: i64| Timestamp(seconds * 1_000_000);
         chores.note(chore, at(0));
         let mut tries = Vec::new();
         for second in 0..100 {

@@ -1,1 +1,164 @@
-//! Random runs.
+//! Random runs: clients that ask for anything at any time, faults at random places, managers that are killed. All of it
+//! follows from the seed.
+
+use std::time::Duration;
+
+use tandem_contract::{ReplicaState, Retry, Style};
+use tandem_manager::model::{Instance, Share};
+use tandem_manager::store::{InstanceQuery, ShareQuery, Store};
+use uuid::Uuid;
+
+use super::rng::Rng;
+use super::scenario::admin;
+use super::stage::{At, Fault, What};
+use super::{Config, Life, SITES, Sim, Transport};
+
+/// No more shares than this at a time.
+const MOST_SHARES: usize = 3;
+
+/// What came of a run.
+pub struct Run {
+    /// Every law that was broken.
+    pub problems: Vec<String>,
+    /// What happened.
+    pub trace: Vec<String>,
+}
+
+/// Runs the simulation of a seed.
+pub fn run(seed: u64) -> Run {
+    let mut rng = Rng::new(seed);
+    let transport = *rng.pick(&Transport::ALL).expect("there are transports");
+    let style = if rng.chance(50) { Style::Readable } else { Style::Dr };
+    let twice = rng.chance(15);
+    let sim = Sim::new(Config { seed, transport, twice, jitter: true });
+    sim.stage.say(&format!("seed {seed}: {} {} twice={twice}", transport.word(), style.as_str()));
+    let mut share_type = None;
+    let mut left = 12 + rng.below(20);
+    let rested = loop {
+        let ended = sim.life(async |life| {
+            let share_type = match share_type {
+                Some(id) => id,
+                None => {
+                    life.up().await;
+                    let id = life.share_type(style).await;
+                    share_type = Some(id);
+                    life.stage().open(None, &[]);
+                    id
+                }
+            };
+            while left > 0 {
+                left -= 1;
+                act(life, &mut rng, share_type).await;
+                life.sleep(Duration::from_millis(rng.below(6000))).await;
+                life.stage().pass();
+            }
+            life.stage().close();
+            life.rest().await
+        });
+        if let Some(rested) = ended {
+            break rested;
+        }
+    };
+    let mut problems = sim.stage.problems();
+    problems.extend(rested.err().unwrap_or_default());
+    Run { problems, trace: sim.stage.trace() }
+}
+
+/// One thing happens: a request, a fault that is to come, a host that goes away.
+async fn act(life: &Life<'_>, rng: &mut Rng, share_type: Uuid) {
+    life.stage().clients(|clients, _| clients.budget = 6);
+    if rng.chance(30) {
+        fault(life, rng);
+    }
+    let shares = life.sim.rows.shares(&ShareQuery::default()).await.expect("the store answers").items;
+    if shares.len() < MOST_SHARES && (shares.is_empty() || rng.chance(15)) {
+        say(life, "create a share", life.ask_share(share_type).await);
+        return;
+    }
+    let Some(share) = rng.pick(&shares) else { return };
+    let query = InstanceQuery { share_id: Some(share.id), ..InstanceQuery::default() };
+    let rows = life.sim.rows.instances(&query).await.expect("the store answers").items;
+    request(life, rng, share, &rows).await;
+}
+
+/// What was asked for and what was answered, into the history.
+fn say<T, E: std::fmt::Display>(life: &Life<'_>, what: &str, answer: Result<T, E>) {
+    match answer {
+        Ok(_) => life.stage().say(&format!("asked to {what}")),
+        Err(denied) => life.stage().say(&format!("asked to {what}: {denied}")),
+    }
+}
+
+async fn request(life: &Life<'_>, rng: &mut Rng, share: &Share, rows: &[Instance]) {
+    let (manager, caller) = (&life.manager, admin());
+    let followers: Vec<&Instance> =
+        rows.iter().filter(|row| row.replica_state != Some(ReplicaState::Active)).collect();
+    let follower = rng.pick(&followers).map(|row| row.id);
+    match (rng.below(16), follower) {
+        (0 | 1, _) | (2..=8, None) => {
+            let site = *rng.pick(&SITES).expect("there are sites");
+            say(life, "create a replica", life.ask_replica(share.id, site).await);
+        }
+        (2..=5, Some(id)) => say(life, "promote", manager.promote_replica(&caller, id, None).await),
+        (6, Some(id)) => {
+            let force = rng.chance(30);
+            say(life, "delete a replica", manager.delete_replica(&caller, id, force).await);
+        }
+        (7 | 8, Some(id)) => say(life, "resync", manager.resync_replica(&caller, id).await),
+        (9, _) => say(life, "allow", life.ask_rule(share.id, &format!("10.0.0.{}", rng.below(4))).await),
+        (10, _) => {
+            let rules = life.sim.rows.rules(share.id).await.expect("the store answers");
+            if let Some(rule) = rng.pick(&rules) {
+                say(life, "deny", manager.deny_access(&caller, share.id, rule.id).await);
+            }
+        }
+        (11, _) => say(life, "extend", manager.extend_share(&caller, share.id, share.size_gb + 1).await),
+        (12, _) => {
+            let to = share.size_gb.saturating_sub(1);
+            say(life, "shrink", manager.shrink_share(&caller, share.id, to).await);
+        }
+        (13, _) => {
+            let force = rng.chance(20);
+            say(life, "delete the share", manager.delete_share(&caller, share.id, force).await);
+        }
+        (14, _) => {
+            if let Some(op) = rng.pick(&life.unfinished().await) {
+                say(life, &format!("cancel {}", op.intent.kind()), manager.cancel(op.id).await);
+            }
+        }
+        _ => {
+            let size = 50 + usize::try_from(rng.below(800)).unwrap_or(0);
+            for row in rows {
+                if let Some(site) = row.backend() {
+                    life.stage().clients(|clients, world| clients.write(world, site, row.id, size));
+                }
+            }
+        }
+    }
+}
+
+/// A fault that strikes soon.
+fn fault(life: &Life<'_>, rng: &mut Rng) {
+    let counts = life.stage().counts();
+    let soon = u32::try_from(1 + rng.below(10)).unwrap_or(1);
+    let fault = if rng.chance(35) {
+        let what = if rng.chance(50) { What::KillBefore } else { What::KillAfter };
+        Fault { at: At::Commit(counts.commits + soon), what }
+    } else {
+        let what = match rng.below(11) {
+            0 | 1 => What::KillAfter,
+            2 => What::Fail { retry: Retry::Never, times: 1 },
+            3 => What::Fail { retry: Retry::Safe, times: 1 + u32::try_from(rng.below(9)).unwrap_or(0) },
+            4 => What::FailUntilMended,
+            5 => What::Lose,
+            6 => What::Panic,
+            7 => What::Cut(rng.below(500)),
+            8 => What::Away(1 + rng.below(120)),
+            9 => What::Off(1 + rng.below(120)),
+            _ => What::Hang(1 + rng.below(120)),
+        };
+        Fault { at: At::Call(counts.calls + soon), what }
+    };
+    life.stage().say(&format!("to come: {fault}"));
+    life.stage().add(fault);
+}

@@ -218,6 +218,11 @@ impl Stage {
         inner.say("the stage is open");
     }
 
+    /// One more fault to strike.
+    pub fn add(&self, fault: Fault) {
+        self.lock().faults.push(fault);
+    }
+
     /// Things are counted no more, and no new fault strikes.
     pub fn close(&self) {
         let mut inner = self.lock();
