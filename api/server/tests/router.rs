@@ -1,5 +1,7 @@
 //! The way of a request around the calls: without authentication, redirects, limits, pages.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request};
