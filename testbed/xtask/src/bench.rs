@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: everything built for release, then the benchmarks of the testbed.
 
-use crate::{Result, client, command::Run, workspace::Workspace};
+use crate::{Result, command::Run, system, workspace::Workspace};
 
 /// Runs all benchmarks, or those that are named.
 pub(crate) fn run(names: &[String]) -> Result<()> {
@@ -21,13 +21,12 @@ pub(crate) fn run(names: &[String]) -> Result<()> {
     if benches.is_empty() {
         return Err("the testbed has no benchmarks.".into());
     }
+    system::prepare()?;
     Run::cargo().args(["build", "--release", "--workspace", "--locked"]).run()?;
-    let stock = client::prepare()?;
     for bench in benches {
         Run::cargo()
             .args(["bench", "--package", "tandem-testbed", "--locked", "--bench", bench])
             .env("TANDEM_ARTIFACTS", workspace.artifacts(true))
-            .env("TANDEM_CLIENT", &stock)
             .run()?;
     }
     Ok(())
