@@ -14,14 +14,16 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let workspace = Workspace::load()?;
     let state = std::path::absolute(options.state.unwrap_or_else(|| workspace.root.join(".tandem")))
         .map_err(|error| format!("the state folder: {error}."))?;
-    build(&workspace, options.release)?;
-    install(&workspace, options.release, &state)?;
-    let settings = settings(&state)?;
+    let settings = state.join("tandem.toml");
     let listen = match options.listen {
         Some(listen) => listen,
         None => listen_setting(&settings)?,
     };
+    // Before minutes are spent on a build.
     free(&listen)?;
+    build(&workspace, options.release)?;
+    install(&workspace, options.release, &state)?;
+    write_settings(&settings, &state)?;
     announce::leave_behind(&listen, &state)?;
     let server =
         Run::new(state.join("bin/tandemd")).args(["--listen", &listen, "--settings"]).args([settings]);
@@ -100,11 +102,10 @@ fn mode(path: &Path, bits: u32) -> Result<()> {
         .map_err(|error| format!("setting the mode of {}: {error}.", path.display()))
 }
 
-/// The settings file; written once, then yours.
-fn settings(state: &Path) -> Result<PathBuf> {
-    let file = state.join("tandem.toml");
+/// Writes the settings file, once; then it is yours.
+fn write_settings(file: &Path, state: &Path) -> Result<()> {
     if file.exists() {
-        return Ok(file);
+        return Ok(());
     }
     let mut text = format!(
         "# Written by `cargo xtask up` and never again: change what you like. docs/operating.md explains each line.\n\
@@ -123,11 +124,14 @@ fn settings(state: &Path) -> Result<PathBuf> {
              settings = {{ root = {root} }}\n"
         ));
     }
-    std::fs::write(&file, text).map_err(|error| format!("writing {}: {error}.", file.display()))?;
-    Ok(file)
+    std::fs::write(file, text).map_err(|error| format!("writing {}: {error}.", file.display()))
 }
 
+/// The address in the settings file, or the one that will be written into it.
 fn listen_setting(settings: &Path) -> Result<String> {
+    if !settings.exists() {
+        return Ok(LISTEN.into());
+    }
     let text = std::fs::read_to_string(settings)
         .map_err(|error| format!("reading {}: {error}.", settings.display()))?;
     let table: toml::Table = text.parse().map_err(|error| format!("{}: {error}", settings.display()))?;
