@@ -68,7 +68,7 @@ fn states() -> Vec<(&'static str, OpState)> {
     let started = Event::StepStarted { step: 0 };
     let failed = Event::StepFailed { step: 0, error: Error::bug("x"), undo: vec![step()] };
     vec![
-        ("accepted", run(&[accepted.clone()])),
+        ("accepted", run(std::slice::from_ref(&accepted))),
         ("running, between steps", run(&[accepted.clone(), planned.clone()])),
         ("running, in a step", run(&[accepted.clone(), planned.clone(), started.clone()])),
         (
@@ -103,7 +103,7 @@ fn machine(page: &mut String) {
             .iter()
             .map(|event| match state.clone().next(&event(state.next)) {
                 Ok(after) => match after.status {
-                    status if status == OpStatus::Done => "ended",
+                    OpStatus::Done => "ended",
                     status => status.as_str(),
                 },
                 Err(_) => "–",

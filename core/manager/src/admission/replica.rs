@@ -112,7 +112,7 @@ fn create_replica(
     let share = draft.need_share(share_id)?.clone();
     let Some(style) = share.replication else { return Err(Denied::NotReplicated(share_id)) };
     draft.need_idle(share_id)?;
-    if !draft.active().is_some_and(|a| a.status == InstanceStatus::Available) {
+    if draft.active().is_none_or(|a| a.status != InstanceStatus::Available) {
         return Err(Denied::NoActiveReplica(share_id));
     }
     draft.reserve(Counted::ShareReplicas, 1)?;

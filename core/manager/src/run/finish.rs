@@ -65,7 +65,11 @@ pub(super) fn rows(
         }
         Intent::Repair { instance } => {
             let chore = Chore::Repair(*instance);
-            if done { core.board.chores.done(chore) } else { core.board.chores.note(chore, draft.now) }
+            if done {
+                core.board.chores.done(chore)
+            } else {
+                core.board.chores.note(chore, draft.now)
+            }
             repair(draft, *instance, done, reason)
         }
         Intent::Resize { from_gb, to_gb } => resize(draft, *from_gb, *to_gb, done, error),
@@ -190,10 +194,8 @@ fn repair(draft: &mut Draft, instance: InstanceId, done: bool, reason: Option<St
 fn resize(draft: &mut Draft, from_gb: u64, to_gb: u64, done: bool, error: Option<&Error>) -> Vec<Effect> {
     let grown = to_gb > from_gb;
     let by = i64::try_from(to_gb.abs_diff(from_gb)).unwrap_or(i64::MAX);
-    if done {
-        if let Some(share) = &mut draft.share {
-            share.size_gb = to_gb;
-        }
+    if done && let Some(share) = &mut draft.share {
+        share.size_gb = to_gb;
     }
     // Growth was paid for at admission; what was not grown, and what was shrunk, is given back.
     if grown != done {

@@ -160,7 +160,11 @@ impl Run {
             }
         }
         let (chores, chore) = (&self.core.board.chores, Chore::Release(self.share));
-        if unseen { chores.note(chore, self.core.clock.now()) } else { chores.done(chore) }
+        if unseen {
+            chores.note(chore, self.core.clock.now())
+        } else {
+            chores.done(chore)
+        }
         Ok(Done::with(move |draft| {
             if let Some(share) = &mut draft.share {
                 share.points.retain(|p| keep.contains(&p.info.id));
