@@ -113,9 +113,15 @@ fn read_files(folder: &Path) -> std::io::Result<Data> {
     let mut data = Data::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_type()?.is_file() {
-            data.insert(entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path())?);
+        if !entry.file_type()?.is_file() {
+            continue;
         }
+        match fs::read(entry.path()) {
+            Ok(content) => data.insert(entry.file_name().to_string_lossy().into_owned(), content),
+            // Its users may remove it at any moment.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
+        };
     }
     Ok(data)
 }
@@ -140,9 +146,14 @@ fn store(path: &Path, cache: &mut Cache, before: &Sites, after: &Sites) -> std::
         if old != Some(new) {
             save(&json_of(path, name, id), cache, new)?;
         }
-        if new.has_files() && (old != Some(new) || !files.is_dir()) {
-            write_files(&files, &new.data, new.is_writable())?;
+        if !new.has_files() || (old == Some(new) && files.is_dir()) {
+            continue;
         }
+        // What users write meanwhile is theirs: files are only touched where the call itself changed the content.
+        if !files.is_dir() || old.is_none_or(|old| old.data != new.data) {
+            write_files(&files, &new.data)?;
+        }
+        fs::set_permissions(&files, Permissions::from_mode(if new.is_writable() { 0o755 } else { 0o555 }))?;
     }
     for (name, id, _) in all(before) {
         remove(&withdrawn(&files_of(path, name, id)))?;
@@ -165,7 +176,7 @@ fn save(file: &Path, cache: &mut Cache, instance: &Instance) -> std::io::Result<
     Ok(())
 }
 
-fn write_files(folder: &Path, data: &Data, writable: bool) -> std::io::Result<()> {
+fn write_files(folder: &Path, data: &Data) -> std::io::Result<()> {
     fs::create_dir_all(folder)?;
     fs::set_permissions(folder, Permissions::from_mode(0o755))?;
     let present = read_files(folder)?;
@@ -177,7 +188,7 @@ fn write_files(folder: &Path, data: &Data, writable: bool) -> std::io::Result<()
         fs::write(&beside, content)?;
         fs::rename(&beside, folder.join(name))?;
     }
-    fs::set_permissions(folder, Permissions::from_mode(if writable { 0o755 } else { 0o555 }))
+    Ok(())
 }
 
 fn remove(folder: &Path) -> std::io::Result<()> {
