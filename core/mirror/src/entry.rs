@@ -6,8 +6,8 @@ use crate::codec::{Take, put_bytes, put_i64, put_u64};
 use crate::error::{Result, show};
 
 /// Content is hashed and carried in pieces of this many bytes; the last one of a file may be shorter. Small enough that
-/// scattered writes into a large file carry little, large enough that hashes are 1/4096 of the content.
-pub const CHUNK: u64 = 128 * 1024;
+/// scattered writes into a large file carry little, large enough that hashes are 1/2048 of the content.
+pub const CHUNK: u64 = 64 * 1024;
 
 /// BLAKE3 of a chunk's content, holes read as zeros.
 pub type Hash = [u8; 32];

@@ -54,6 +54,8 @@ pub struct ReceiveReport {
     pub skipped: Skipped,
     /// The new tree's manifest, whose root hash was proven.
     pub summary: crate::manifest::Summary,
+    /// Nothing differs from the base: no new tree was built, and the staging folder is of no use.
+    pub unchanged: bool,
     /// Paths that hold something newer than the manifest says, since they changed before they could be sent.
     pub newer: u64,
 }
@@ -112,6 +114,17 @@ pub fn receive(
         let _ = staging.save();
         return Err(e);
     }
+    if header.base == Some(header.root) && staging.is_empty() {
+        let summary =
+            base.map(|b| crate::manifest::read_summary(b.manifest)).transpose()?.unwrap_or_default();
+        return Ok(ReceiveReport {
+            label: header.label,
+            bytes,
+            summary,
+            unchanged: true,
+            ..ReceiveReport::default()
+        });
+    }
     let built: Built =
         build(&mut staging, &tree, base, spare.filter(|_| base.is_some()), &header.root, control)?;
     skipped.add(built.skipped);
@@ -121,6 +134,7 @@ pub fn receive(
         resumed_bytes,
         skipped,
         summary: built.summary,
+        unchanged: false,
         newer: built.newer,
     })
 }

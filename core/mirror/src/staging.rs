@@ -255,6 +255,11 @@ impl Staging {
         write_whole(&self.dir, "durable", &self.mark.encode(&self.boot))
     }
 
+    /// Whether no change has arrived.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.mark.log == 0 && self.buffer.is_empty()
+    }
+
     /// The changes that count, in order.
     pub(crate) fn changes(&mut self) -> Result<Changes> {
         self.save()?;

@@ -295,7 +295,15 @@ fn receive(
         discard(&instance, cx)?;
         return Err(Error::conflict(format!("what arrived is not point {} as it was announced", spec.to.id)));
     }
-    install(&mut instance, spec)?;
+    if report.unchanged {
+        // The tree that is here is this point too.
+        instance.meta.point = Some(PointInfo { held: true, ..spec.to.clone() });
+        instance.save()?;
+        discard(&instance, cx)?;
+        instance.remove_versions(instance.meta.version.checked_sub(1), &cancelled)?;
+    } else {
+        install(&mut instance, spec)?;
+    }
     let mut remarks = report.skipped.remarks();
     if report.newer > 0 {
         remarks.push(format!(

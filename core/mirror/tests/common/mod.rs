@@ -31,7 +31,7 @@ pub fn every_kind(root: &Path) {
     fs::write(root.join("a/empty"), b"").unwrap();
     fs::write(root.join("a/small"), b"hello").unwrap();
     fs::write(root.join("a/b/large"), noise(1, 3_000_001)).unwrap();
-    fs::write(root.join("a/b/exactly one chunk"), noise(2, 128 * 1024)).unwrap();
+    fs::write(root.join("a/b/exactly one chunk"), noise(2, tandem_mirror::CHUNK as usize)).unwrap();
     fs::hard_link(root.join("a/small"), root.join("a/b/again")).unwrap();
     fs::hard_link(root.join("a/small"), root.join("zz")).unwrap();
     symlink("../nowhere/at all", root.join("a/dangling")).unwrap();
