@@ -59,8 +59,11 @@ fn ready(address: &str) -> bool {
 /// The README's own lines, with the address and folder of this server.
 fn words(address: &str, state: &str) -> String {
     let lines = next_lines(include_str!("../../../README.md"));
+    let plain = state.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+    let word = if plain { state.to_string() } else { format!("'{}'", state.replace('\'', "'\\''")) };
+    // Within the README's quotes as it is, elsewhere a word of its own.
     let lines =
-        lines.replace("127.0.0.1:8786", address).replace("$PWD/.tandem", state).replace(".tandem", state);
+        lines.replace("127.0.0.1:8786", address).replace("$PWD/.tandem", state).replace(".tandem", &word);
     format!(
         "\nTandem serves http://{address}; its state is in {state}. Ctrl-C stops it.\n\
          In a second terminal, type:\n\n{lines}\n"
@@ -89,5 +92,7 @@ mod tests {
         assert!(words.contains("openstack share"), "{words}");
         assert!(words.contains("127.0.0.1:9999") && words.contains("/state/"), "{words}");
         assert!(!words.contains("8786") && !words.contains(".tandem"), "{words}");
+        let words = super::words("127.0.0.1:9999", "/a folder");
+        assert!(words.contains(" '/a folder'/client") && words.contains("\"/a folder/client/bin"), "{words}");
     }
 }

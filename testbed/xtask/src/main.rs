@@ -14,6 +14,7 @@ mod system;
 mod test;
 mod tidy;
 mod up;
+mod up_check;
 mod workspace;
 
 use std::process::ExitCode;

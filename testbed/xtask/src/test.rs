@@ -6,7 +6,7 @@ use crate::{
     conformance,
     report::Report,
     suite::{self, Counts, Suite},
-    system, tidy,
+    system, tidy, up_check,
     workspace::Workspace,
 };
 use std::path::{Path, PathBuf};
@@ -116,6 +116,7 @@ fn end_to_end(workspace: &Workspace, suites: &[Suite], report: &mut Report, tota
     if !ready {
         return;
     }
+    report.step("end to end: cargo xtask up", up_check::run);
     let artifacts = workspace.artifacts(false);
     let environment = [("TANDEM_ARTIFACTS", artifacts.clone()), ("TANDEM_CLIENT", stock.clone())];
     for suite in suites.iter().filter(|suite| suite.package == TESTBED) {
