@@ -227,7 +227,14 @@ impl Receiver<'_> {
                             return Err(Error::malformed("the stream", "its chunks are out of order"));
                         }
                         write_chunk(&file, &head, chunk, !foreseen).at("write", &path)?;
+                        // A file that grew meanwhile grows piece by piece; a damaged number would exhaust memory.
                         let slot = head.index as usize;
+                        if slot > hashes.len() {
+                            return Err(Error::malformed(
+                                "the stream",
+                                "a chunk lies far behind its file's end",
+                            ));
+                        }
                         if hashes.len() <= slot {
                             hashes.resize(slot + 1, HOLE);
                         }
