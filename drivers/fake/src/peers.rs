@@ -105,6 +105,11 @@ pub(crate) fn advance(sites: &mut Sites, site: &str, id: InstanceId) {
     }
 }
 
+/// Whether an instance has a link with an active one that it follows.
+pub(crate) fn is_linked(sites: &Sites, id: InstanceId) -> bool {
+    get(sites, id).is_some_and(|instance| source_of(sites, instance).is_some())
+}
+
 /// What an acknowledged write does to the peers: they get it now, or fall behind.
 pub(crate) fn propagate(sites: &mut Sites, site: &str, id: InstanceId) {
     let Some(active) = sites.get(site).and_then(|s| s.instances.get(&id)).cloned() else { return };

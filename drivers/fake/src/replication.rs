@@ -52,10 +52,13 @@ impl Fake {
         if self.config.mode == Mode::Storage {
             peers::advance(sites, &self.config.site, id);
         }
+        let linked = peers::is_linked(sites, id);
         let instance = find(sites, &self.config.site, id)?;
         let storage = self.config.mode == Mode::Storage;
         let newest = instance.points.last().map(|point| point.info());
-        let follows = if storage { instance.up_to_date } else { instance.whole.is_some() };
+        // Only a link with the active one tells whether it has anything newer.
+        let current = instance.up_to_date && (instance.role == Role::Active || linked);
+        let follows = if storage { current } else { instance.whole.is_some() };
         let state = match instance.role {
             _ if instance.split_brain.is_some() => ReplicaState::Error,
             Role::Active => ReplicaState::Active,
@@ -68,7 +71,7 @@ impl Fake {
             newest_point: if instance.role == Role::Active { newest } else { instance.whole.clone() },
             changed_since_point: (instance.role == Role::Active && !storage).then_some(changed),
             lag_bytes: storage.then(|| u64::from(instance.resync_left)),
-            up_to_date: storage.then_some(instance.up_to_date),
+            up_to_date: storage.then_some(current),
             resync: (instance.resync_left > 0).then(|| Progress {
                 total: Some(u64::from(peers::RESYNC)),
                 done: u64::from(peers::RESYNC - instance.resync_left.min(peers::RESYNC)),

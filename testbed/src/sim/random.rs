@@ -49,7 +49,8 @@ pub fn run(seed: u64) -> Run {
             while left > 0 {
                 left -= 1;
                 act(life, &mut rng, share_type).await;
-                life.sleep(Duration::from_millis(rng.below(6000))).await;
+                let pause = if rng.chance(40) { 300 } else { 6000 };
+                life.sleep(Duration::from_millis(rng.below(pause))).await;
                 life.stage().pass();
             }
             life.stage().close();
@@ -154,7 +155,8 @@ fn fault(life: &Life<'_>, rng: &mut Rng) {
             6 => What::Panic,
             7 => What::Cut(rng.below(500)),
             8 => What::Away(1 + rng.below(120)),
-            9 => What::Off(1 + rng.below(120)),
+            // A host does not come back within the time in which its absence is noticed.
+            9 => What::Off(15 + rng.below(120)),
             _ => What::Hang(1 + rng.below(120)),
         };
         Fault { at: At::Call(counts.calls + soon), what }

@@ -344,6 +344,12 @@ impl Stage {
         instance: Option<InstanceId>,
     ) -> Meets {
         self.yields().await;
+        let takes = self.lock().takes();
+        if takes > 0 {
+            // So that requests meet operations that are on their way.
+            tokio::time::sleep(Duration::from_millis(takes)).await;
+            self.alive().await;
+        }
         let mut meets = Meets::default();
         let due = {
             let mut inner = self.lock();
@@ -418,6 +424,12 @@ impl Stage {
 impl Inner {
     fn now(&self) -> Timestamp {
         self.clock.as_ref().map(|clock| clock.now()).unwrap_or_default()
+    }
+
+    /// How many milliseconds a call takes: none on a closed stage, so that nothing changes while rest is judged.
+    fn takes(&mut self) -> u64 {
+        let open = self.open;
+        self.jitter.as_mut().filter(|_| open).map_or(0, |rng| if rng.chance(40) { rng.below(1500) } else { 0 })
     }
 
     fn say(&mut self, what: &str) {

@@ -128,7 +128,13 @@ fn delete_share(core: &Core, draft: &mut Draft) -> Vec<Effect> {
 }
 
 fn return_replica(draft: &mut Draft) {
-    let size = draft.share.as_ref().map_or(0, |s| i64::try_from(s.size_gb).unwrap_or(i64::MAX));
+    // Growth that is on its way was paid for by every instance when it was admitted.
+    let growing = draft.unfinished().into_iter().find_map(|op| match op.intent {
+        Intent::Resize { from_gb, to_gb } if to_gb > from_gb => Some(to_gb),
+        _ => None,
+    });
+    let size = growing.or(draft.share.as_ref().map(|s| s.size_gb)).unwrap_or(0);
+    let size = i64::try_from(size).unwrap_or(i64::MAX);
     let _ = draft.reserve(Counted::ShareReplicas, -1);
     let _ = draft.reserve(Counted::ReplicaGigabytes, -size);
 }

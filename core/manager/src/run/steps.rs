@@ -395,9 +395,22 @@ impl Run {
         let here = self.ask(&source, GetEndpoint { instance: active.id }).await?;
         let there = self.ask(&dest, GetEndpoint { instance: id }).await?;
         let epoch = scene.share.epoch;
-        self.ask(&dest, ConnectPeers { instance: id, epoch, peer: here, authoritative: false }).await?;
-        self.ask(&source, ConnectPeers { instance: active.id, epoch, peer: there, authoritative: true })
-            .await?;
+        let follow = ConnectPeers { instance: id, epoch, peer: here, authoritative: false };
+        let lead = ConnectPeers { instance: active.id, epoch, peer: there, authoritative: true };
+        let mut turned = false;
+        for (backend, call) in [(&dest, &follow), (&source, &lead)] {
+            match self.ask(backend, call.clone()).await {
+                Ok(_) => {}
+                Err(error) if error.kind == ErrorKind::Conflict => turned = true,
+                Err(error) => return Err(error),
+            }
+        }
+        if turned {
+            // They were connected when it was the other one that led.
+            self.disconnect(scene, id).await?;
+            self.ask(&dest, follow).await?;
+            self.ask(&source, lead).await?;
+        }
         Ok(Done::nothing())
     }
 
