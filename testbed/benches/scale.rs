@@ -1,4 +1,6 @@
 //! A server with 100,000 replicas in its store and on its storage: start, memory, idle processor time, latency of a page.
+// A benchmark prints its figures, and stops where it cannot go on.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
 
