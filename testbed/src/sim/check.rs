@@ -169,8 +169,12 @@ fn points(
         .map(|point| point.info.id)
         .chain(family.instances.iter().filter_map(|row| seen.get(&row.id)?.partial))
         .collect();
+    let recorded = |id: &PointId| family.share.iter().any(|s| s.points.iter().any(|p| p.info.id == *id));
+    // A call that hung may make a point after its operation has ended: the next sync releases it, if there is one.
+    let alone = family.instances.iter().filter(|row| row.pool.is_some()).count() == 1;
+    let waits = |id: &PointId| alone && !recorded(id);
     for there in family.instances.iter().filter_map(|row| seen.get(&row.id)) {
-        for point in there.points.iter().filter(|point| !needed.contains(point)) {
+        for point in there.points.iter().filter(|point| !needed.contains(point) && !waits(point)) {
             say(format!("{} keeps point {point}, which nobody needs", there.instance));
         }
         for peer in there.peers.iter().filter(|peer| !family.instances.iter().any(|row| row.id == **peer)) {

@@ -248,7 +248,12 @@ impl Stage {
     }
 
     fn restore(&self, site: &str, off: bool) {
-        if off { self.world.down(site, false) } else { self.world.isolate(site, false) }
+        // What came back before is not switched off again.
+        match off {
+            true if self.world.is_away(site) => self.world.down(site, false),
+            true => {}
+            false => self.world.isolate(site, false),
+        }
     }
 
     /// Time passes: who was away for a while comes back.

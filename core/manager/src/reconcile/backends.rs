@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_contract::{EnsureInstance, Error, ListInstances, OpId, Pools};
+use tandem_contract::{EnsureInstance, Error, ErrorKind, ListInstances, OpId, Pools};
 use tandem_host::CallContext;
 use uuid::Uuid;
 
@@ -75,7 +75,10 @@ async fn serve_again(core: &SharedCore, slot: &Arc<Slot>) {
                 && let Err(error) = ensure(core, slot, row).await
             {
                 tracing::warn!(instance = %row.id, backend = name, %error, "An instance could not be served again.");
-                core.board.chores.note(Chore::Repair(row.id), core.clock.now());
+                // What is not there cannot be repaired; the doctor names it.
+                if error.kind != ErrorKind::NotFound {
+                    core.board.chores.note(Chore::Repair(row.id), core.clock.now());
+                }
             }
         }
         if (page.items.len() as u64) < PAGE {

@@ -35,7 +35,8 @@ pub(super) fn rows(
         }
         Intent::CreateReplica { instance, .. } => {
             note(draft, *instance, done, reason);
-            if done {
+            let gone = error.is_some_and(|e| e.kind == ErrorKind::NotFound);
+            if done || gone {
                 // The first sync is admitted with the last word of the creation: a crash cannot come between.
                 let _ = admit_sync(draft, *instance, false, None);
                 vec![status(*instance, InstanceStatus::Available)]
