@@ -2,7 +2,7 @@
 //! reason, then the roomiest of what is left is taken.
 //!
 //! Followed are Manila's availability zone, capacity, capabilities, share replication and "only host" filters, and its
-//! capacity weigher; every filter is in [`filter`], the language of the share types' extra specs in [`specs`].
+//! capacity weigher; every filter is in `filter`, the language of the share types' extra specs in [`specs`].
 
 mod facts;
 mod filter;

@@ -1,6 +1,6 @@
 //! The store in one SQLite file: write-ahead log, every commit on the disk before it returns.
 //!
-//! One connection writes ([`write`]), a few read ([`read`]). The writer is a task with a queue: whatever waits there
+//! One connection writes (`write`), a few read (`read`). The writer is a task with a queue: whatever waits there
 //! when it comes round goes to the disk together, each batch in a savepoint of its own, so that many small commits
 //! cost one flush. A caller that goes away takes nothing back: what is in the queue is written.
 
