@@ -1,5 +1,6 @@
 //! One call: what a handler gets, and what it gives back.
 
+use axum::body::Bytes;
 use serde_json::{Map, Value};
 use std::future::Future;
 use std::pin::Pin;
@@ -41,6 +42,8 @@ pub(crate) type Result<T = Reply> = std::result::Result<T, Fault>;
 pub(crate) enum Reply {
     /// A JSON body.
     Json(u16, Value),
+    /// A JSON body that is written out already, of status 200.
+    Kept(Arc<[u8]>),
     /// Nothing, under the content type that Manila's bare responses have.
     Empty(u16),
     /// Nothing, under the content type of JSON: what Manila's actions without a result answer.
@@ -59,6 +62,7 @@ impl Reply {
     pub(crate) fn response(&self) -> Answer {
         match self {
             Self::Json(status, body) => json_response(*status, body),
+            Self::Kept(body) => bytes_response(200, "application/json", Bytes::from_owner(Arc::clone(body))),
             Self::Empty(status) => bytes_response(*status, "text/html; charset=UTF-8", Vec::new()),
             Self::EmptyJson(status) => bytes_response(*status, "application/json", Vec::new()),
         }
@@ -69,6 +73,27 @@ impl Call {
     /// A part of the path.
     pub(crate) fn param(&self, name: &str) -> &str {
         self.params.iter().find(|(n, _)| *n == name).map_or("", |(_, value)| value)
+    }
+
+    /// The answer of a list that depends on nothing but rows, the caller's sight and the request: that of the last time,
+    /// when nothing was written since.
+    pub(crate) async fn kept<R>(self, list: &str, make: impl FnOnce(Self) -> R) -> Result
+    where
+        R: Future<Output = Result>,
+    {
+        let sight = (self.visible_project(), self.who.is_admin, self.is_host_admin(), self.version.minor);
+        let asked: Vec<_> = self.query.iter().collect();
+        let question = format!("{list} {} {sight:?} {asked:?}", self.href("", ""));
+        let manager = Arc::clone(&self.app.manager);
+        if let Some(answer) = manager.kept().get(&question) {
+            return Ok(Reply::Kept(answer));
+        }
+        let since = manager.kept().moment();
+        let reply = make(self).await?;
+        let Reply::Json(200, body) = &reply else { return Ok(reply) };
+        let body = crate::python::dumps(body);
+        manager.kept().put(question, since, &body);
+        Ok(Reply::Kept(body.into()))
     }
 
     /// The JSON body; a call that needs one and has none is malformed.

@@ -88,8 +88,12 @@ pub(crate) fn json_response(status: u16, body: &Value) -> Response<Body> {
 }
 
 /// An answer with any body.
-pub(crate) fn bytes_response(status: u16, content_type: &'static str, body: Vec<u8>) -> Response<Body> {
-    let mut response = Response::new(Body::from(body));
+pub(crate) fn bytes_response(
+    status: u16,
+    content_type: &'static str,
+    body: impl Into<Body>,
+) -> Response<Body> {
+    let mut response = Response::new(body.into());
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response

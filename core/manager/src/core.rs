@@ -14,6 +14,7 @@ use crate::clock::SharedClock;
 use crate::denied::Denied;
 use crate::draft::Draft;
 use crate::face::Settings;
+use crate::kept::Kept;
 use crate::keyed::Keyed;
 use crate::model::{Intent, ShareType};
 use crate::queue::Queue;
@@ -25,6 +26,8 @@ const MOST_TRIES: u32 = 1000;
 /// What every part of the manager shares.
 pub(crate) struct Core {
     pub store: SharedStore,
+    /// Answers that are kept while nothing is written.
+    pub kept: Arc<Kept>,
     pub clock: SharedClock,
     pub backends: Backends,
     pub board: Board,

@@ -23,10 +23,11 @@ use crate::face::{
     BackendView, Caller, Finding, Lag, MetadataChange, NewReplica, NewRule, NewShare, NewType, PoolView,
     Settings, ShareChange, TypeChange,
 };
+use crate::kept::{Counting, Kept};
 use crate::keyed::Keyed;
 use crate::model::{AccessRule, Instance, InstanceStatus, Operation, Quota, Share, ShareType};
 use crate::queue::Queue;
-use crate::store::{SharedStore, Store};
+use crate::store::{Around, SharedStore, Store};
 
 /// The manager. Cheap to clone.
 #[derive(Clone)]
@@ -43,8 +44,11 @@ impl Manager {
         settings: Settings,
     ) -> Self {
         let backends = Backends::new(&settings.host, backends, settings.concurrent_syncs, clock.now());
+        let kept = Arc::new(Kept::default());
+        let store: SharedStore = Arc::new(Around { store, commits: Counting(Arc::clone(&kept)) });
         let core = Core {
             store,
+            kept,
             clock,
             backends,
             board: Board::default(),
@@ -62,6 +66,11 @@ impl Manager {
     /// Every durable row.
     pub fn store(&self) -> &dyn Store {
         self.core.store.as_ref()
+    }
+
+    /// Answers that are kept while nothing is written.
+    pub fn kept(&self) -> &Kept {
+        &self.core.kept
     }
 
     /// The `host` of `host@backend#pool`.

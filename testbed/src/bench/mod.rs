@@ -41,6 +41,11 @@ impl Figures {
         sorted.get(index).copied().unwrap_or(f64::NAN)
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The middle one.
     pub fn median(&self) -> f64 {
         self.at(0.5)
@@ -71,7 +76,10 @@ pub fn seconds(value: f64) -> String {
 
 /// Warns where figures would mean nothing.
 pub fn begin(name: &str) {
-    println!("\n== {name}");
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split_whitespace().next().unwrap_or("unknown");
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    println!("\n== {name} ({cores} cores, load before: {load})");
     if cfg!(debug_assertions) {
         println!("built without optimisation: these figures mean nothing; use `cargo xtask bench`");
     }

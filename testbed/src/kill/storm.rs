@@ -69,8 +69,11 @@ pub fn run(seed: u64, kills: u32, table: &Table) {
     audit::at_rest(&lab);
     let ended = lab.ask(|api| api.operations("limit=1000"));
     let failed: Vec<&Value> = ended.iter().filter(|op| op["status"] == "failed").collect();
-    let outcome =
+    let mut outcome =
         format!("seed {seed}: {asked} requests, {} operations, {} failed", ended.len(), failed.len());
+    for op in failed {
+        outcome.push_str(&format!("; {}: {}", word(&op["kind"]), op["error"]["message"]));
+    }
     audit::removed(&lab);
     assert!(lab.server.stop().success(), "SIGTERM ends it in order");
     let point = format!("{kills} kills from outside, at random");

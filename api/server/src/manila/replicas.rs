@@ -39,6 +39,11 @@ pub(super) fn routes(routes: &mut Routes) {
 
 async fn list(call: Call, in_full: bool) -> Result {
     call.authorize("share_replica:get_all")?;
+    let name = if in_full { "share-replicas/detail" } else { "share-replicas" };
+    call.kept(name, |call| read_list(call, in_full)).await
+}
+
+async fn read_list(call: Call, in_full: bool) -> Result {
     let page = Page::of(&call.query)?;
     let mut query = InstanceQuery {
         replicas_only: true,

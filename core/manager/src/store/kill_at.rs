@@ -39,16 +39,10 @@ mod armed {
     use std::sync::Arc;
 
     use async_trait::async_trait;
-    use tandem_contract::{InstanceId, OpId, ResourceId};
-    use uuid::Uuid;
 
     use super::VARIABLE;
-    use crate::clock::Timestamp;
-    use crate::model::{AccessRule, Instance, Operation, Quota, Share, ShareType, Usage};
-    use crate::oplog::Logged;
-    use crate::store::{
-        Batch, Family, InstanceQuery, OperationQuery, Page, Result, ShareQuery, SharedStore, Store,
-    };
+    use crate::store::around::{Around, Commits};
+    use crate::store::{Batch, Result, SharedStore, Store};
 
     /// The commit at which the process ends.
     #[derive(Debug, PartialEq, Eq)]
@@ -58,17 +52,14 @@ mod armed {
         after: bool,
     }
 
-    struct KillAt {
-        inner: SharedStore,
-        point: Point,
-    }
+    struct KillAt(Point);
 
     pub(super) fn wrap(store: SharedStore, text: &str) -> std::result::Result<SharedStore, String> {
         let point = Point::parse(text).ok_or_else(|| {
             format!("{VARIABLE} is {text:?}; it reads like promote:7:after or sync:3:before.")
         })?;
         tracing::warn!(?point, "This server will kill itself; {VARIABLE} says so.");
-        Ok(Arc::new(KillAt { inner: store, point }))
+        Ok(Arc::new(Around { store, commits: KillAt(point) }))
     }
 
     impl Point {
@@ -102,74 +93,16 @@ mod armed {
     }
 
     #[async_trait]
-    impl Store for KillAt {
-        async fn commit(&self, batch: Batch) -> Result<()> {
-            if !self.point.is_in(&batch) {
-                return self.inner.commit(batch).await;
+    impl Commits for KillAt {
+        async fn commit(&self, store: &dyn Store, batch: Batch) -> Result<()> {
+            if !self.0.is_in(&batch) {
+                return store.commit(batch).await;
             }
-            if self.point.after {
+            if self.0.after {
                 // Refused for a newer row is not written: the caller tries again, and then this is reached again.
-                self.inner.commit(batch).await?;
+                store.commit(batch).await?;
             }
             die()
-        }
-
-        async fn family(&self, share: ResourceId) -> Result<Family> {
-            self.inner.family(share).await
-        }
-        async fn share(&self, id: ResourceId) -> Result<Option<Share>> {
-            self.inner.share(id).await
-        }
-        async fn shares(&self, query: &ShareQuery) -> Result<Page<Share>> {
-            self.inner.shares(query).await
-        }
-        async fn instance(&self, id: InstanceId) -> Result<Option<Instance>> {
-            self.inner.instance(id).await
-        }
-        async fn instances(&self, query: &InstanceQuery) -> Result<Page<Instance>> {
-            self.inner.instances(query).await
-        }
-        async fn rule(&self, id: Uuid) -> Result<Option<AccessRule>> {
-            self.inner.rule(id).await
-        }
-        async fn rules(&self, share: ResourceId) -> Result<Vec<AccessRule>> {
-            self.inner.rules(share).await
-        }
-        async fn share_types(&self) -> Result<Vec<ShareType>> {
-            self.inner.share_types().await
-        }
-        async fn share_type(&self, id: Uuid) -> Result<Option<ShareType>> {
-            self.inner.share_type(id).await
-        }
-        async fn quota(&self, project: &str) -> Result<Option<Quota>> {
-            self.inner.quota(project).await
-        }
-        async fn usage(&self, project: &str) -> Result<Usage> {
-            self.inner.usage(project).await
-        }
-        async fn operation(&self, id: OpId) -> Result<Option<Operation>> {
-            self.inner.operation(id).await
-        }
-        async fn operations(&self, query: &OperationQuery) -> Result<Vec<Operation>> {
-            self.inner.operations(query).await
-        }
-        async fn unfinished(&self) -> Result<Vec<Operation>> {
-            self.inner.unfinished().await
-        }
-        async fn log(&self, op: OpId) -> Result<Vec<Logged>> {
-            self.inner.log(op).await
-        }
-        async fn log_from(&self, position: i64, limit: u32) -> Result<Vec<(i64, Logged)>> {
-            self.inner.log_from(position, limit).await
-        }
-        async fn prune(&self, before: Timestamp) -> Result<u64> {
-            self.inner.prune(before).await
-        }
-        async fn following(&self) -> Result<Vec<ResourceId>> {
-            self.inner.following().await
-        }
-        async fn promised(&self) -> Result<Vec<(String, u64)>> {
-            self.inner.promised().await
         }
     }
 

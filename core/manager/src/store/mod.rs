@@ -4,6 +4,7 @@
 //! the version it was read at; a batch that would overwrite a newer row is refused whole with
 //! [`StoreError::Conflict`], and the caller reads again. Nobody holds a lock between reading and writing.
 
+pub(crate) mod around;
 mod keys;
 pub mod kill_at;
 pub mod memory;
@@ -20,6 +21,7 @@ use crate::clock::Timestamp;
 use crate::model::{AccessRule, Instance, Operation, Quota, Share, ShareType, Usage};
 use crate::oplog::Logged;
 
+pub(crate) use around::{Around, Commits};
 pub use query::*;
 
 /// Why the store could not.
