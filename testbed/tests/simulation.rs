@@ -1,13 +1,18 @@
 //! The seeded simulation: every kind of operation under every fault at every place, and random runs.
 //!
 //! `CASE=text` runs only the cases whose name contains the text and prints the history of those that fail. `SEED=n` runs
-//! one random run and prints its history; `SIM_RUNS=n` says how many there are.
+//! one random run and prints its history; `SIM_RUNS=n` says how many there are. `SIM_EVERY=1` tries every fault at every
+//! driver call and report of progress, rather than one of five.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use tandem_contract::Style;
 use tandem_testbed::sim::{Transport, random};
 use tandem_testbed::sim::cases::{Case, Kind, Outcome, at_calls, at_commits, at_progress, run};
+
+/// Of the faults at driver calls and reports of progress, every so many-th is tried, unless `SIM_EVERY` says otherwise; 1
+/// tries all of them. A prime, so that each kind of fault has its turn. Those at commits are always all tried.
+const EVERY: u64 = 5;
 
 /// Runs a kind of operation with every fault, over one transport.
 fn matrix(kind: Kind, transport: Transport) {
@@ -18,8 +23,8 @@ fn matrix(kind: Kind, transport: Transport) {
     let plain = judge(&case, &mut failed);
     judge(&Case { twice: true, ..case }, &mut failed);
     let mut faults = at_commits(plain.counts);
-    faults.extend(at_calls(plain.counts, &plain.verbs));
-    faults.extend(at_progress(plain.counts));
+    let others = [at_calls(plain.counts, &plain.verbs), at_progress(plain.counts)].concat();
+    faults.extend(others.into_iter().step_by(usize::try_from(number("SIM_EVERY").unwrap_or(EVERY)).unwrap_or(1)));
     for fault in faults {
         all += 1;
         judge(&Case { fault: Some(fault), ..case }, &mut failed);
@@ -87,9 +92,17 @@ matrix! {
 }
 
 /// Seeds that failed once. They are run for ever.
-const FAILED_ONCE: &[u64] = &[];
+const FAILED_ONCE: &[u64] = &[
+    81,  // a third replica was not connected to the new active one, and still counted as up to date
+    101, // growth paid for a removed replica was not given back
+    135, // the same, by another way
+    179, // an instance was not served again
+    197, // a replica kept the size of growth that had failed, and was promoted
+    249, // the same
+    387, // an instance was not served again
+];
 /// How many random runs there are, unless `SIM_RUNS` says otherwise.
-const RUNS: u64 = 60;
+const RUNS: u64 = 50;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

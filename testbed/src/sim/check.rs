@@ -100,6 +100,10 @@ fn of_share(sim: &Sim, family: &Family, seen: &BTreeMap<InstanceId, Inspected>, 
             continue;
         };
         follower(row, source, there, &mut say);
+        // A resize that ended in error is a person's to look at, and says so.
+        if active.status == InstanceStatus::Available && there.size_bytes < source.size_bytes && !row.fenced {
+            say(format!("{} is smaller than the active one", row.id));
+        }
     }
     points(family, seen, source, &mut say);
     rules(family, seen, &mut say);
@@ -146,9 +150,6 @@ fn follower(
     }
     if there.partial.is_some() {
         say(format!("{} keeps a partial receive that nothing continues", row.id));
-    }
-    if there.size_bytes < source.size_bytes {
-        say(format!("{} is smaller than the active one", row.id));
     }
     if !there.served {
         say(format!("{} is not served again", row.id));

@@ -175,7 +175,7 @@ impl Sim {
             "site": site,
             "mode": if self.config.transport == Transport::Storage { "storage" } else { "streamed" },
             "quiesce": self.config.transport != Transport::Plain,
-            "chunk_bytes": 96,
+            "chunk_bytes": 200,
         });
         let options = Options { repeat: self.config.twice, ..Options::default() };
         let open: OpenBackend = Arc::new(move || {

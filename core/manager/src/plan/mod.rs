@@ -185,6 +185,7 @@ pub(crate) fn undo(intent: &Intent, steps: &[Step], failed: usize, world: &World
         Intent::CreateReplica { instance, .. } => replication::undo_create(world, *instance, steps, failed),
         Intent::Sync { .. } => replication::undo_sync(steps),
         Intent::Promote { instance, .. } => replication::undo_promote(*instance, steps, failed),
+        Intent::Resize { from_gb, .. } => share::undo_resize(world, *from_gb, steps, failed),
         _ => Vec::new(),
     }
 }

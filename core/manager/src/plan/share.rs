@@ -36,6 +36,20 @@ pub(super) fn resize(world: &World<'_>, from_gb: u64, to_gb: u64) -> Vec<Step> {
     ids.into_iter().map(|instance| Step::Resize { instance, size_gb: to_gb }).collect()
 }
 
+/// Everything back to the size that the share still has, where the driver can; or a replica of another size would become
+/// active one day. A driver refuses a size below what is used.
+pub(super) fn undo_resize(world: &World<'_>, from_gb: u64, steps: &[Step], failed: usize) -> Vec<Step> {
+    let back = |step: &Step| match step {
+        Step::Resize { instance, size_gb } => {
+            let can = world.capabilities.get(instance)?;
+            let able = if *size_gb > from_gb { can.shrink } else { can.extend };
+            able.then_some(Step::Resize { instance: *instance, size_gb: from_gb })
+        }
+        _ => None,
+    };
+    steps.iter().take(failed + 1).rev().filter_map(back).collect()
+}
+
 /// The active instance first: that is where a rule that goes matters most.
 pub(super) fn update_access(world: &World<'_>) -> Vec<Step> {
     let active = world.active().map(|a| a.id);
