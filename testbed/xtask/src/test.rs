@@ -31,9 +31,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     // In the words of Rust's own test programs, which other tools recognise.
     let word = if verdict.is_ok() { "ok" } else { "FAILED" };
     println!(
-        "\ntest result: {word}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s",
+        "\ntest result: {word}. {} passed; {} failed; {} ignored; 0 measured; 0 filtered out; finished in {:.2}s",
         total.passed,
         total.failed,
+        total.ignored,
         start.elapsed().as_secs_f64()
     );
     verdict
@@ -116,7 +117,7 @@ fn end_to_end(workspace: &Workspace, suites: &[Suite], report: &mut Report, tota
     if !ready {
         return;
     }
-    report.step("end to end: cargo xtask up", up_check::run);
+    report.step("end to end: cargo xtask up", || up_check::run(&workspace.root));
     let artifacts = workspace.artifacts(false);
     let environment = [("TANDEM_ARTIFACTS", artifacts.clone()), ("TANDEM_CLIENT", stock.clone())];
     for suite in suites.iter().filter(|suite| suite.package == TESTBED) {
@@ -199,5 +200,5 @@ fn add(total: &mut Counts, counts: Counts) -> Result<String> {
 
 /// Nothing run is nothing proven.
 fn some(outcome: Result<String>, counts: &Counts) -> Result<String> {
-    if *counts == Counts::default() { Err("no test ran.".into()) } else { outcome }
+    if counts.passed + counts.failed == 0 { Err("no test ran.".into()) } else { outcome }
 }

@@ -12,22 +12,24 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// Starts and ends it twice on one state folder.
-pub(crate) fn run() -> Result<String> {
+pub(crate) fn run(root: &Path) -> Result<String> {
     let folder = Run::new("mktemp").args(["--directory", "--tmpdir", "tandem-up-XXXXXXXX"]).output()?;
     let folder = PathBuf::from(folder.trim());
     let state = folder.join("state folder");
-    let outcome = once(&state).and_then(|()| once(&state));
+    let outcome = once(root, &state).and_then(|()| once(root, &state));
     let swept = Run::new("rm").args(["-rf"]).args([&folder]).run();
     outcome.and(swept).map(|()| "started and ended twice".into())
 }
 
-fn once(state: &Path) -> Result<()> {
+fn once(root: &Path, state: &Path) -> Result<()> {
     let listen = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
     let listen = listen.map_err(|error| format!("finding a free port: {error}."))?.to_string();
-    let program = std::env::current_exe().map_err(|error| format!("finding our own program: {error}."))?;
-    let mut child = Command::new(program)
-        .args(["up", "--listen", &listen, "--state"])
+    // As a person types it; and our own program may have been built anew since it was started. Cargo becomes the
+    // program it runs, and that becomes the server: one process from here to the end.
+    let mut child = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["xtask", "up", "--listen", &listen, "--state"])
         .arg(state)
+        .current_dir(root)
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| format!("starting `up`: {error}."))?;
