@@ -16,7 +16,7 @@ use std::time::Instant;
 const TESTBED: &str = "tandem-testbed";
 /// The end-to-end test that is repeated under an unprivileged user.
 const WALK: &str = "walk";
-const STEPS: &[&str] = &["tidy", "unit", "conformance", "end-to-end"];
+const STEPS: &[&str] = &["tidy", "unit", "conformance", "up", "end-to-end"];
 
 /// Runs the steps, or only those that are named.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
@@ -64,6 +64,9 @@ fn steps(
     if wants("tidy") {
         tidy::rules(workspace, report);
         tidy::compiled(report);
+    }
+    if wants("up") {
+        report.step("end to end: cargo xtask up", || up_check::run(&workspace.root));
     }
     if !["unit", "conformance", "end-to-end"].iter().any(|step| wants(step)) {
         return Ok(());
@@ -117,7 +120,6 @@ fn end_to_end(workspace: &Workspace, suites: &[Suite], report: &mut Report, tota
     if !ready {
         return;
     }
-    report.step("end to end: cargo xtask up", || up_check::run(&workspace.root));
     let artifacts = workspace.artifacts(false);
     let environment = [("TANDEM_ARTIFACTS", artifacts.clone()), ("TANDEM_CLIENT", stock.clone())];
     for suite in suites.iter().filter(|suite| suite.package == TESTBED) {
