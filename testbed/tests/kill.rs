@@ -4,6 +4,13 @@
 //! By default: each operation over `directory`, killed after each of its events and before those that follow a driver's
 //! work; one run in which the server dies after every single event; some kills over storage that replicates by itself;
 //! and a storm of random kills. `TANDEM_LONG=1` adds the rest. `TANDEM_SEED` repeats a storm.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "what fails here ends the run with its reason"
+)]
 
 use std::process::ExitCode;
 
