@@ -7,8 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use tandem_contract::Style;
-use tandem_testbed::sim::{Transport, random};
 use tandem_testbed::sim::cases::{Case, Kind, Outcome, at_calls, at_commits, at_progress, run};
+use tandem_testbed::sim::{Transport, random};
 
 /// Of the faults at driver calls and reports of progress, every so many-th is tried, unless `SIM_EVERY` says otherwise; 1
 /// tries all of them. A prime, so that each kind of fault has its turn. Those at commits are always all tried.
@@ -24,7 +24,9 @@ fn matrix(kind: Kind, transport: Transport) {
     judge(&Case { twice: true, ..case }, &mut failed);
     let mut faults = at_commits(plain.counts);
     let others = [at_calls(plain.counts, &plain.verbs), at_progress(plain.counts)].concat();
-    faults.extend(others.into_iter().step_by(usize::try_from(number("SIM_EVERY").unwrap_or(EVERY)).unwrap_or(1)));
+    faults.extend(
+        others.into_iter().step_by(usize::try_from(number("SIM_EVERY").unwrap_or(EVERY)).unwrap_or(1)),
+    );
     for fault in faults {
         all += 1;
         judge(&Case { fault: Some(fault), ..case }, &mut failed);

@@ -121,12 +121,7 @@ fn of_share(sim: &Sim, family: &Family, seen: &BTreeMap<InstanceId, Inspected>, 
 }
 
 /// What follows is in sync and the same; what was fenced serves nobody.
-fn follower(
-    row: &Instance,
-    source: &Inspected,
-    there: &Inspected,
-    say: &mut impl FnMut(String),
-) {
+fn follower(row: &Instance, source: &Inspected, there: &Inspected, say: &mut impl FnMut(String)) {
     if row.unfenced {
         say(format!("{} is still unfenced", row.id));
     }

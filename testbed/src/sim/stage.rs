@@ -434,7 +434,10 @@ impl Inner {
     /// How many milliseconds a call takes: none on a closed stage, so that nothing changes while rest is judged.
     fn takes(&mut self) -> u64 {
         let open = self.open;
-        self.jitter.as_mut().filter(|_| open).map_or(0, |rng| if rng.chance(40) { rng.below(1500) } else { 0 })
+        self.jitter
+            .as_mut()
+            .filter(|_| open)
+            .map_or(0, |rng| if rng.chance(40) { rng.below(1500) } else { 0 })
     }
 
     fn say(&mut self, what: &str) {
