@@ -1,4 +1,5 @@
 //! The walk of a newcomer, with the stock OpenStack client against a real server and drivers loaded from files.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

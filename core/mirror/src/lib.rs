@@ -4,7 +4,7 @@
 //! The parts, each of use alone:
 //! - [`scan()`] describes a tree as a [manifest](ManifestWriter), reusing hashes that an earlier one knows;
 //! - [`diff()`] tells what turns one manifest into another, moved content included;
-//! - [`send()`] writes the difference as a stream, and [`receive`] builds the new tree beside the old one from it,
+//! - [`send()`] writes the difference as a stream, and [`receive()`] builds the new tree beside the old one from it,
 //!   continuing where an earlier stream was cut;
 //! - [`Tree`] reaches into a tree without ever following a symlink.
 //!
