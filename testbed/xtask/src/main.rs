@@ -12,6 +12,7 @@ mod report;
 mod suite;
 mod system;
 mod test;
+mod testbed;
 mod tidy;
 mod up;
 mod up_check;
@@ -29,6 +30,8 @@ cargo xtask <command>
         build the server and its drivers, start it in the foreground, say what to type next
   test [--only STEP]...
         install what is missing and run everything that CI runs
+  testbed setup | run KIND -- ARGV | shell KIND
+        guests with real kernels (KIND: plain, zfs, lvm), without root and without hardware
   bench [NAME]...
         build for release and print the benchmarks
   tidy [--fast]
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         "up" => up::run(rest),
         "test" => test::run(rest),
+        "testbed" => testbed::run(rest),
         "bench" => bench::run(rest),
         "tidy" => tidy::run(rest),
         announce::COMMAND => announce::run(rest),

@@ -20,7 +20,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("api/server", &["core/"]),
     ("api/daemon", &["core/", "api/server"]),
     ("testbed/xtask", &[]),
-    ("testbed", &["core/", "plugin-sdk/", "drivers/", "api/"]),
+    ("testbed/guests", &[]),
+    ("testbed", &["testbed/guests", "core/", "plugin-sdk/", "drivers/", "api/"]),
 ];
 
 /// All that a vendor's crate may pull in; above all, neither the host nor the manager.
