@@ -39,7 +39,7 @@ impl Params {
         let mut params = Vec::new();
         for parameter in described {
             let name = text(parameter, "name");
-            let schema = parameter.get("schema").unwrap_or(&Value::Null);
+            let schema = parameter.get("schema").map_or(&Value::Null, followed);
             match query.get(name) {
                 Some(value) => {
                     check(name, value, schema)?;
@@ -63,6 +63,12 @@ impl Params {
     pub(super) fn parsed<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
         self.get(name)?.parse().ok()
     }
+}
+
+/// A schema, or the one in this document that it refers to.
+fn followed(schema: &Value) -> &Value {
+    let target = text(schema, "$ref").strip_prefix('#').and_then(|pointer| DOCUMENT.pointer(pointer));
+    target.unwrap_or(schema)
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {

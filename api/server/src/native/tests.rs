@@ -10,7 +10,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tandem_contract::{Error, InstanceId, Manifest, OpId, ResourceId};
 use tandem_manager::clock::{Clock as _, SystemClock};
-use tandem_manager::model::InstanceStatus;
+use tandem_manager::model::{InstanceStatus, Intent};
 use tandem_manager::store::memory::MemoryStore;
 use tandem_manager::{BackendConfig, Caller, Manager, NewReplica, NewRule, NewShare, NewType};
 use tower::ServiceExt as _;
@@ -167,6 +167,17 @@ fn every_route_is_in_the_document_and_every_path_of_the_document_is_a_route() {
     let routes: BTreeSet<_> = ROUTES.iter().map(|route| (route.verb.to_owned(), route.path)).collect();
     let documented: BTreeSet<_> = documented().into_iter().map(|(method, path, _)| (method, path)).collect();
     assert_eq!(routes, documented);
+}
+
+#[test]
+fn every_kind_of_operation_is_in_the_document() {
+    // serde names them all when it refuses one that does not exist.
+    let nonsense = json!({"kind": "nonsense"});
+    let refused = serde_json::from_value::<Intent>(nonsense).unwrap_err().to_string();
+    let kinds: BTreeSet<_> = refused.split('`').skip(3).step_by(2).collect();
+    let documented = DOCUMENT["components"]["schemas"]["OperationKind"]["enum"].as_array().unwrap();
+    let documented: BTreeSet<_> = documented.iter().filter_map(Value::as_str).collect();
+    assert_eq!(kinds, documented);
 }
 
 #[test]
