@@ -24,6 +24,8 @@ const ROUNDS: u32 = 3;
 const SMALL: u64 = 20_000;
 /// Bytes of the large file.
 const LARGE: u64 = 2 << 30;
+/// GiB of the share, which holds any of the trees.
+const SHARE: u64 = 4;
 /// Bytes that change in one place of the large file.
 const PATCH: u64 = 64 << 10;
 
@@ -38,6 +40,9 @@ fn case(name: &str, fill: fn(&Path, &mut Dice), change: fn(&Path, &mut Dice)) {
     let mut lab = Lab::empty(Stage::Share, Beneath::Directory, "", &never);
     lab.server.launch();
     lab.backends_are_up();
+    let grow = serde_json::json!({"extend": {"new_size": SHARE}});
+    lab.ask(|api| api.post(&format!("v2/shares/{}/action", lab.share()), &grow));
+    lab.settle();
     let source = lab.export(lab.active());
     let mut dice = Dice::new(1);
     fill(&source, &mut dice);
