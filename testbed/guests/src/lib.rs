@@ -18,6 +18,7 @@ pub mod kind;
 mod lab;
 pub mod lvm;
 mod network;
+pub mod nfs;
 pub mod place;
 pub mod program;
 mod wire;

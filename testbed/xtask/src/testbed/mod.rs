@@ -1,6 +1,11 @@
 //! `cargo xtask testbed`: guests with real kernels, for people and for the tests.
 
+mod modules;
+mod packages;
 mod setup;
+mod symvers;
+
+pub(crate) use setup::prepare;
 
 use crate::{Result, command::Run, workspace::Workspace};
 
