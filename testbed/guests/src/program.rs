@@ -2,7 +2,7 @@
 //! a test, and `run` and `shell` for people.
 
 use crate::host::Event;
-use crate::{Command, Host, Kind, Lab, Result, agent, keeper, kind};
+use crate::{Command, Host, Kind, Lab, Result, agent, keeper, kind, nfs};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -59,6 +59,9 @@ fn boot(kind: &str, shared: &[PathBuf]) -> Result<(Lab, crate::Guest)> {
     let guest = lab.guest(plan)?;
     guest.boot()?;
     kind.prepare(&guest)?;
+    if kind != Kind::Plain {
+        nfs::serve(&guest)?;
+    }
     Ok((lab, guest))
 }
 

@@ -1,5 +1,7 @@
 //! The testbed tested: commands, power, disks, the network, and that nothing outlives its owner.
 
+#![allow(clippy::unwrap_used, reason = "a panic is a failed test with its reason")]
+
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};

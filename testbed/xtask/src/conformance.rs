@@ -1,7 +1,8 @@
 //! Every driver's library through the behaviour suite, with every set of settings that stands beside the driver.
 //!
 //! `drivers/NAME/conformance/CASE.toml` holds settings of a back end, `CASE.peer.toml` those of a second one for the
-//! other side of replication. `{folder}` stands for a fresh folder. A driver without such a file fails: nothing run is
+//! other side of replication. `{folder}` stands for a fresh folder. Settings whose first line is `# guest: zfs` are for a
+//! guest of that kind, where the suite then runs (`cargo xtask testbed run zfs` shows what is there). A driver without such a file fails: nothing run is
 //! nothing proven.
 
 use crate::{
@@ -19,7 +20,12 @@ pub(crate) struct Case {
     pub(crate) name: String,
     library: PathBuf,
     settings: PathBuf,
+    /// The kind of guest it needs, if it needs one.
+    pub(crate) guest: Option<String>,
 }
+
+/// The first line of settings for a guest; its kind follows.
+const GUEST: &str = "# guest: ";
 
 /// All sets of settings of all drivers.
 pub(crate) fn cases(workspace: &Workspace) -> Result<Vec<Case>> {
@@ -33,6 +39,12 @@ pub(crate) fn cases(workspace: &Workspace) -> Result<Vec<Case>> {
             ));
         }
         cases.extend(of_driver);
+    }
+    for case in &mut cases {
+        let text = std::fs::read_to_string(&case.settings)
+            .map_err(|error| format!("reading {}: {error}.", case.settings.display()))?;
+        case.guest =
+            text.lines().next().and_then(|line| line.strip_prefix(GUEST)).map(|kind| kind.trim().into());
     }
     Ok(cases)
 }
@@ -53,6 +65,7 @@ fn of(workspace: &Workspace, driver: &Package) -> Result<Vec<Case>> {
         name: format!("{short}, {}", settings.file_stem().unwrap_or_default().to_string_lossy()),
         library: workspace.artifacts(false).join(&library),
         settings,
+        guest: None,
     };
     Ok(files.into_iter().map(case).collect())
 }
@@ -72,11 +85,16 @@ impl Case {
     fn run_in(&self, workspace: &Workspace, folder: &Path) -> Result<Counts> {
         let kit = workspace.artifacts(false).join("tandem-conformance");
         let settings = fill(&self.settings, folder)?;
-        let mut run = Run::new("timeout")
-            .args(["--foreground", "--kill-after=10", "900"])
-            .args([&kit, &self.library])
-            .args(["--settings"])
-            .args([settings]);
+        let mut run = Run::new("timeout").args(["--foreground", "--kill-after=10", "900"]);
+        if let Some(kind) = &self.guest {
+            let artifacts = workspace.artifacts(false);
+            run = run.args([artifacts.join("tandem-guest")]).args(["run", kind]);
+            for shared in [&artifacts, folder] {
+                run = run.args(["--share"]).args([shared]);
+            }
+            run = run.args(["--"]);
+        }
+        let mut run = run.args([&kit, &self.library]).args(["--settings"]).args([settings]);
         let peer = self.settings.with_extension("peer.toml");
         if peer.exists() {
             run = run.args(["--peer"]).args([fill(&peer, folder)?]);

@@ -6,7 +6,7 @@ use crate::{
     conformance,
     report::Report,
     suite::{self, Counts, Suite},
-    system, tidy, up_check,
+    system, testbed, tidy, up_check,
     workspace::Workspace,
 };
 use std::path::{Path, PathBuf};
@@ -16,7 +16,11 @@ use std::time::Instant;
 const TESTBED: &str = "tandem-testbed";
 /// The end-to-end test that is repeated under an unprivileged user.
 const WALK: &str = "walk";
-const STEPS: &[&str] = &["tidy", "unit", "conformance", "up", "end-to-end"];
+/// The package of the guests, whose own tests boot some.
+const GUESTS: &str = "tandem-guests";
+/// The end-to-end tests that boot guests.
+const IN_GUESTS: &str = "guests";
+const STEPS: &[&str] = &["tidy", "unit", "conformance", "up", "end-to-end", "guests"];
 
 /// Runs the steps, or only those that are named.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
@@ -68,12 +72,12 @@ fn steps(
     if wants("up") {
         report.step("end to end: cargo xtask up", || up_check::run(&workspace.root));
     }
-    if !["unit", "conformance", "end-to-end"].iter().any(|step| wants(step)) {
+    if !["unit", "conformance", "end-to-end", "guests"].iter().any(|step| wants(step)) {
         return Ok(());
     }
     let mut suites = Vec::new();
     let built = report.step("build", || {
-        if wants("unit") || wants("end-to-end") {
+        if wants("unit") || wants("end-to-end") || wants("guests") {
             suites = suite::build(workspace)?;
         }
         // The programs and the plug-ins themselves: the tests load and start what people will.
@@ -85,20 +89,22 @@ fn steps(
     }
     if wants("unit") {
         report.step("unit and property tests", || {
-            all(suites.iter().filter(|suite| suite.package != TESTBED), &[], total)
+            all(suites.iter().filter(|suite| suite.package != TESTBED && !boots(suite)), &[], total)
         });
         report.step("documentation tests", || {
             let tests = ["test", "--quiet", "--workspace", "--doc", "--locked"];
             add(total, suite::counted(Run::cargo().args(tests))?)
         });
     }
-    if wants("conformance") {
-        let mut cases = Vec::new();
+    let mut cases = Vec::new();
+    if wants("conformance") || wants("guests") {
         report.step("conformance", || {
             cases = conformance::cases(workspace)?;
             Ok(format!("{} sets of settings", cases.len()))
         });
-        for case in &cases {
+    }
+    if wants("conformance") {
+        for case in cases.iter().filter(|case| case.guest.is_none()) {
             report.step(&format!("conformance: {}", case.name), || {
                 let counts = case.run(workspace)?;
                 some(add(total, counts), &counts)
@@ -108,7 +114,41 @@ fn steps(
     if wants("end-to-end") {
         end_to_end(workspace, &suites, report, total);
     }
+    if wants("guests") {
+        in_guests(workspace, &suites, &cases, report, total);
+    }
     Ok(())
+}
+
+/// Whether a suite boots guests.
+fn boots(suite: &Suite) -> bool {
+    suite.integration && (suite.package == GUESTS || (suite.package == TESTBED && suite.name == IN_GUESTS))
+}
+
+/// What needs a kernel of its own: the guests themselves, drivers of kernel storage, whole servers on it.
+fn in_guests(
+    workspace: &Workspace,
+    suites: &[Suite],
+    cases: &[conformance::Case],
+    report: &mut Report,
+    total: &mut Counts,
+) {
+    if !report.step("guests: packages and modules", testbed::prepare) {
+        return;
+    }
+    let environment = [("TANDEM_ARTIFACTS", workspace.artifacts(false))];
+    for suite in suites.iter().filter(|suite| suite.package == GUESTS && boots(suite)) {
+        report.step(&format!("guests: {}", suite.name), || all([suite], &environment, total));
+    }
+    for case in cases.iter().filter(|case| case.guest.is_some()) {
+        report.step(&format!("guests: conformance: {}", case.name), || {
+            let counts = case.run(workspace)?;
+            some(add(total, counts), &counts)
+        });
+    }
+    for suite in suites.iter().filter(|suite| suite.package == TESTBED && boots(suite)) {
+        report.step("guests: scenarios", || all([suite], &environment, total));
+    }
 }
 
 fn end_to_end(workspace: &Workspace, suites: &[Suite], report: &mut Report, total: &mut Counts) {
@@ -122,7 +162,7 @@ fn end_to_end(workspace: &Workspace, suites: &[Suite], report: &mut Report, tota
     }
     let artifacts = workspace.artifacts(false);
     let environment = [("TANDEM_ARTIFACTS", artifacts.clone()), ("TANDEM_CLIENT", stock.clone())];
-    for suite in suites.iter().filter(|suite| suite.package == TESTBED) {
+    for suite in suites.iter().filter(|suite| suite.package == TESTBED && !boots(suite)) {
         let kind = if suite.integration { "end to end" } else { "testbed" };
         report.step(&format!("{kind}: {}", suite.name), || all([suite], &environment, total));
     }
