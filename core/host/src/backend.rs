@@ -98,8 +98,10 @@ impl Backend {
             gate: Arc::clone(&gate),
             grace: options.deadlines.grace,
             driver: driver.clone(),
+            plugin: Arc::clone(&plugin),
         });
-        service = Arc::new(RetryLayer { inner: service, policy: options.retry });
+        let lost = plugin.lost();
+        service = Arc::new(RetryLayer { inner: service, policy: options.retry, lost });
         service = Arc::new(TraceLayer { inner: service, backend: name.to_owned(), driver });
         let deadlines = options.deadlines;
         Self(Arc::new(Inside {
@@ -132,6 +134,25 @@ impl Backend {
     pub fn report(&self) -> BackendReport {
         let last_bug = self.0.last_bug.lock().unwrap_or_else(PoisonError::into_inner).clone();
         BackendReport { hung: self.0.gate.hung(), last_bug }
+    }
+
+    /// Whether it can never be called again, because its process or the way to its host is gone; it has to be opened
+    /// anew.
+    pub fn is_lost(&self) -> bool {
+        self.0.plugin.lost().is_some_and(|lost| lost.is_cancelled())
+    }
+
+    /// Ends once it [is lost](Self::is_lost); never in this process.
+    pub async fn lost(&self) {
+        match self.0.plugin.lost() {
+            Some(lost) => lost.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether its streams cross a network.
+    pub(crate) fn crosses_network(&self) -> bool {
+        self.0.plugin.crosses_network()
     }
 
     /// Makes a call.

@@ -5,7 +5,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::Library;
+use crate::{FarDriver, Library};
 
 /// What a folder of drivers holds.
 #[derive(Debug, Default)]
@@ -23,6 +23,22 @@ pub struct Refusal {
     pub path: PathBuf,
     /// One sentence.
     pub reason: String,
+}
+
+impl Discovery {
+    /// What it holds, as it is told to people and to servers.
+    pub fn report(&self) -> Vec<FarDriver> {
+        let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let loaded = self.drivers.values().map(|library| FarDriver {
+            file: library.path().map(|path| name(&path)).unwrap_or_default(),
+            driver: Ok(library.manifest().clone()),
+        });
+        let refused = self
+            .refused
+            .iter()
+            .map(|refusal| FarDriver { file: name(&refusal.path), driver: Err(refusal.reason.clone()) });
+        loaded.chain(refused).collect()
+    }
 }
 
 /// Loads every `.so` of `folder`. Code from these files runs in this process, so a file or folder that somebody else

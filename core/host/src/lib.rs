@@ -7,8 +7,8 @@
 //! ```
 //!
 //! [`discover()`] looks through a folder and refuses what it does not trust, a sentence each. [`Backend`] is one opened
-//! driver with its layers; whatever the driver does (panic, hang, nonsense) becomes an error of that call. Nothing in
-//! here knows what a driver stores.
+//! driver with its layers; whatever the driver does (panic, hang, nonsense) becomes an error of that call. [`remote`]
+//! opens drivers in other processes and on other hosts, with the same layers. Nothing in here knows what a driver stores.
 
 mod backend;
 mod context;
@@ -17,6 +17,7 @@ mod gate;
 mod layers;
 mod library;
 mod plugin;
+pub mod remote;
 mod router;
 mod settings;
 mod transfer;
@@ -28,5 +29,6 @@ pub use gate::HungCall;
 pub use layers::{Chaos, ChaosRule, Deadlines, Fault, RetryPolicy};
 pub use library::Library;
 pub use plugin::{BoxFuture, Plugin};
+pub use remote::FarDriver;
 pub use settings::{SettingsError, check_settings};
 pub use transfer::{Transferred, transfer};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
-use tandem_abi::{LoadError, Module};
+use tandem_abi::{HostSide, LoadError, Module};
 use tandem_contract::{CONTRACT_VERSION, Error, Manifest, Opening, Result};
 
 use crate::plugin::{Loaded, decode, decode_error, encode};
@@ -18,18 +18,18 @@ pub struct Library {
     manifest: Arc<Manifest>,
 }
 
-/// The two entry points of a library: loaded from a file, or linked into this process.
-trait Entry: Send + Sync {
+/// The two entry points of a library: loaded from a file, linked into this process, or behind a connection.
+pub(crate) trait Entry: Send + Sync {
     fn path(&self) -> Option<&Path>;
-    fn open(&self, host: HostOf, opening: Vec<u8>) -> BoxFuture<'_, tandem_abi::Opened>;
+    fn open(&self, host: Box<dyn HostSide>, opening: Vec<u8>) -> BoxFuture<'_, tandem_abi::Opened>;
 }
 
 impl Entry for Module {
     fn path(&self) -> Option<&Path> {
         Some(self.path())
     }
-    fn open(&self, host: HostOf, opening: Vec<u8>) -> BoxFuture<'_, tandem_abi::Opened> {
-        Box::pin(self.open(Box::new(host), opening))
+    fn open(&self, host: Box<dyn HostSide>, opening: Vec<u8>) -> BoxFuture<'_, tandem_abi::Opened> {
+        Box::pin(self.open(host, opening))
     }
 }
 
@@ -39,8 +39,8 @@ impl<L: tandem_abi::Library> Entry for Linked<L> {
     fn path(&self) -> Option<&Path> {
         None
     }
-    fn open(&self, host: HostOf, opening: Vec<u8>) -> BoxFuture<'_, tandem_abi::Opened> {
-        L::open(Box::new(host), opening)
+    fn open(&self, host: Box<dyn HostSide>, opening: Vec<u8>) -> BoxFuture<'_, tandem_abi::Opened> {
+        L::open(host, opening)
     }
 }
 
@@ -75,9 +75,26 @@ impl Library {
         Ok(Self { entry: Arc::new(Linked::<L>(std::marker::PhantomData)), manifest: Arc::new(manifest) })
     }
 
+    pub(crate) fn of(entry: Arc<dyn Entry>, manifest: Manifest) -> Self {
+        Self { entry, manifest: Arc::new(manifest) }
+    }
+
     /// What it says of itself.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    pub(crate) fn manifest_arc(&self) -> Arc<Manifest> {
+        Arc::clone(&self.manifest)
+    }
+
+    /// Opens a back end for another host than this process's layers.
+    pub(crate) fn open_side(
+        &self,
+        host: Box<dyn HostSide>,
+        opening: Vec<u8>,
+    ) -> BoxFuture<'_, tandem_abi::Opened> {
+        self.entry.open(host, opening)
     }
 
     /// The file it came from; `None` when it is linked in.
@@ -90,6 +107,17 @@ impl Library {
     /// # Errors
     /// `InvalidArgument` naming the key that does not fit; else what the driver says. It never ends the process.
     pub async fn open(&self, backend: &str, settings: &Value, options: Options) -> Result<Backend> {
+        let (plugin, router) = self.load_opened(backend, settings, &options).await?;
+        Ok(Backend::new(backend, Arc::clone(&self.manifest), Arc::new(plugin), router, options))
+    }
+
+    /// The same without the layers.
+    pub(crate) async fn load_opened(
+        &self,
+        backend: &str,
+        settings: &Value,
+        options: &Options,
+    ) -> Result<(Loaded, Arc<Router>)> {
         let driver = self.manifest.name.as_str();
         check_settings(&self.manifest.settings, settings).map_err(|e| {
             Error::invalid(format!("settings of back end `{backend}` (driver `{driver}`): {e}"))
@@ -102,18 +130,19 @@ impl Library {
             settings: settings.clone(),
         })?;
         let router = Router::new(backend, driver);
-        let opened =
-            tokio::time::timeout(options.open_within, self.entry.open(HostOf(Arc::clone(&router)), opening))
-                .await
-                .map_err(|_| {
-                    Error::unavailable(format!(
-                        "driver `{driver}` has not opened back end `{backend}` within {} s",
-                        options.open_within.as_secs()
-                    ))
-                })?
-                .map_err(|bytes| decode_error("its answer to `open`", &bytes))?;
-        let plugin = Loaded::new(&format!("driver `{driver}`"), opened)?;
-        Ok(Backend::new(backend, Arc::clone(&self.manifest), Arc::new(plugin), router, options))
+        let opened = tokio::time::timeout(
+            options.open_within,
+            self.entry.open(Box::new(HostOf(Arc::clone(&router))), opening),
+        )
+        .await
+        .map_err(|_| {
+            Error::unavailable(format!(
+                "driver `{driver}` has not opened back end `{backend}` within {} s",
+                options.open_within.as_secs()
+            ))
+        })?
+        .map_err(|bytes| decode_error("its answer to `open`", &bytes))?;
+        Ok((Loaded::new(&format!("driver `{driver}`"), opened)?, router))
     }
 }
 

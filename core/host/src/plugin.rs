@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tandem_abi::DriverSide;
 use tandem_contract::{Capabilities, Error, Request, Result};
+use tokio_util::sync::CancellationToken;
 
 /// A future behind a pointer.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -21,6 +22,18 @@ pub trait Plugin: Send + Sync + 'static {
     fn call(&self, request: Request, fds: Vec<OwnedFd>) -> BoxFuture<'static, Result<Value>>;
     /// Ends every call and waits for them.
     fn shutdown(&self) -> BoxFuture<'static, ()>;
+    /// Cancelled once it can never be called again; `None` where that does not happen.
+    fn lost(&self) -> Option<CancellationToken> {
+        None
+    }
+    /// Whether its streams cross a network.
+    fn crosses_network(&self) -> bool {
+        false
+    }
+    /// Told that it does not end a call; answers whether it was ended by force, with every call that ran in it.
+    fn hangs(&self, _verb: &str) -> bool {
+        false
+    }
 }
 
 /// A driver in this process, behind the binary interface.

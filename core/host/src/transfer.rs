@@ -1,6 +1,6 @@
-//! Carries a stream from one driver to another on this host.
+//! Carries a stream from one driver to another.
 //!
-//! The drivers own the ends of a pipe, one each. When one side ends, its end closes, and the other sees an end of file
+//! The drivers own the ends of a pipe, one each; of a driver on another host, a relay does. When one side ends, its end closes, and the other sees an end of file
 //! or a broken pipe and ends too; a side that does not is cancelled. Both have returned, or count as hung, before the
 //! transfer does.
 
@@ -12,10 +12,8 @@ use tandem_contract::{
 };
 use tokio::time::sleep;
 
-use crate::{Backend, CallContext};
+use crate::{Backend, CallContext, remote};
 
-/// What the pipe holds: a wake-up for each MiB, not for each 64 KiB.
-const PIPE_BYTES: usize = 1 << 20;
 /// How long one side has to notice that the other has ended.
 const NOTICE: Duration = Duration::from_secs(5);
 
@@ -40,10 +38,9 @@ pub async fn transfer(
     receive: ReceiveSpec,
     cx: &CallContext,
 ) -> Result<Transferred> {
-    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map_err(|e| Error::unavailable(format!("no pipe for the transfer: {e}")))?;
-    // Only a matter of speed: an unprivileged user may have used up his share of pipe memory.
-    let _ = rustix::pipe::fcntl_setpipe_size(&writer, PIPE_BYTES);
+    // What comes over a network may end because its carrier died: then its end must not look like an end of file.
+    let pair = if source.crosses_network() { remote::armed() } else { remote::plain() };
+    let (writer, reader) = pair.map_err(|e| Error::unavailable(format!("no pipe for the transfer: {e}")))?;
 
     let progress = Arc::new(Mutex::new(Merged::default()));
     let sides = [Side::Sends, Side::Receives].map(|side| {

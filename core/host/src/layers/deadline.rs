@@ -13,6 +13,7 @@ use tracing::Instrument;
 
 use super::{Call, Inner, Service};
 use crate::BoxFuture;
+use crate::Plugin;
 use crate::gate::Gate;
 
 /// How long calls may take.
@@ -72,6 +73,7 @@ pub(crate) struct DeadlineLayer {
     pub(crate) gate: Arc<Gate>,
     pub(crate) grace: Duration,
     pub(crate) driver: String,
+    pub(crate) plugin: Arc<dyn Plugin>,
 }
 
 /// Why a call has to end.
@@ -83,7 +85,7 @@ enum End {
 impl Service for DeadlineLayer {
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Value>> {
         let (inner, gate) = (Arc::clone(&self.inner), Arc::clone(&self.gate));
-        let (grace, driver) = (self.grace, self.driver.clone());
+        let (grace, driver, plugin) = (self.grace, self.driver.clone(), Arc::clone(&self.plugin));
         Box::pin(async move {
             let verb = call.request.verb.clone();
             let cancel = call.cx.cancel.clone();
@@ -139,6 +141,10 @@ impl Service for DeadlineLayer {
                 biased;
                 done = &mut task => return joined(done),
                 () = sleep(grace) => {}
+            }
+            if plugin.hangs(&verb) {
+                // Its process is gone, and with it the call: what it did is to be observed.
+                return joined(task.await);
             }
             if let Some(mark) = mark {
                 mark.hung();

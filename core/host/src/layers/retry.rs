@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tandem_contract::{Result, Retry};
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::{Call, Inner, Service};
 use crate::BoxFuture;
@@ -37,11 +38,13 @@ impl RetryPolicy {
 pub(crate) struct RetryLayer {
     pub(crate) inner: Inner,
     pub(crate) policy: RetryPolicy,
+    /// Cancelled once no attempt can succeed any more.
+    pub(crate) lost: Option<CancellationToken>,
 }
 
 impl Service for RetryLayer {
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Value>> {
-        let (inner, policy) = (Arc::clone(&self.inner), self.policy.clone());
+        let (inner, policy, lost) = (Arc::clone(&self.inner), self.policy.clone(), self.lost.clone());
         Box::pin(async move {
             let mut next = Some(call);
             let mut failed = 0;
@@ -59,6 +62,10 @@ impl Service for RetryLayer {
                     return answer;
                 }
                 let pause = policy.pause(failed);
+                // What a lost connection has left open is for the manager to observe first.
+                if lost.as_ref().is_some_and(CancellationToken::is_cancelled) {
+                    return answer;
+                }
                 if cancel.is_cancelled() || deadline.is_some_and(|at| Instant::now() + pause >= at) {
                     return answer;
                 }
@@ -70,7 +77,7 @@ impl Service for RetryLayer {
                 }
                 if let Some(call) = &mut next {
                     // The failed attempt's stop is spent.
-                    call.stop = tokio_util::sync::CancellationToken::new();
+                    call.stop = CancellationToken::new();
                 }
             }
         })
