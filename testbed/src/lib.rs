@@ -15,6 +15,7 @@ pub mod api;
 pub mod artifacts;
 pub mod bench;
 pub mod client;
+pub mod far;
 pub mod kill;
 pub mod server;
 pub mod sim;

@@ -38,9 +38,11 @@ pub async fn transfer(
     receive: ReceiveSpec,
     cx: &CallContext,
 ) -> Result<Transferred> {
-    // What comes over a network may end because its carrier died: then its end must not look like an end of file.
-    let pair = if source.crosses_network() { remote::armed() } else { remote::plain() };
-    let (writer, reader) = pair.map_err(|e| Error::unavailable(format!("no pipe for the transfer: {e}")))?;
+    let no_pipe = |e: std::io::Error| Error::unavailable(format!("no pipe for the transfer: {e}"));
+    let (writer, reader) = remote::new_pipe().map_err(no_pipe)?;
+    // What comes over a network may end because its carrier died. While this is held, the destination sees no end: it
+    // sees one after the source has succeeded, or is cancelled.
+    let held = source.crosses_network().then(|| writer.try_clone()).transpose().map_err(no_pipe)?;
 
     let progress = Arc::new(Mutex::new(Merged::default()));
     let sides = [Side::Sends, Side::Receives].map(|side| {
@@ -61,7 +63,17 @@ pub async fn transfer(
         biased;
         sent = &mut sending => {
             // A source that ended well leaves the destination to prove what it got, which takes its time.
-            let received = if sent.is_ok() { receiving.await } else { ends(receiving, &receive_cx).await };
+            let received = match &sent {
+                Ok(_) => {
+                    drop(held);
+                    receiving.await
+                }
+                Err(_) if held.is_some() => {
+                    receive_cx.cancel.cancel();
+                    receiving.await
+                }
+                Err(_) => ends(receiving, &receive_cx).await,
+            };
             return conclude(sent, received, Side::Sends);
         }
         received = &mut receiving => (ends(sending, &send_cx).await, received),

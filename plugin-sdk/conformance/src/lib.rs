@@ -18,4 +18,4 @@ mod side;
 mod subject;
 
 pub use case::{Case, Needs, cases};
-pub use subject::{Subject, trials};
+pub use subject::{Opener, Subject, trials};

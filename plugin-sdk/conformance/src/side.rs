@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use tandem_abi::{BoxFuture, DriverSide, Module};
+use tandem_abi::{BoxFuture, DriverSide};
 use tandem_contract::{
     CANCEL_VERB, CONTRACT_VERSION, Cancel, Capabilities, Error, OpId, Opening, Request, Result, Verb,
 };
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::host::Ear;
+use crate::subject::Opener;
 
 /// No call of the suite may take longer.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
@@ -26,7 +27,7 @@ static DELIVERIES: AtomicU64 = AtomicU64::new(1);
 /// One back end under test.
 #[derive(Clone)]
 pub(crate) struct Side {
-    module: Arc<Module>,
+    opener: Arc<dyn Opener>,
     settings: Arc<Value>,
     ear: Ear,
     /// The driver, where it is kept open between calls.
@@ -41,8 +42,8 @@ pub(crate) struct Running {
 }
 
 impl Side {
-    pub(crate) fn new(module: Arc<Module>, settings: Arc<Value>, keep: bool) -> Self {
-        Self { module, settings, ear: Ear::default(), kept: keep.then(Arc::default) }
+    pub(crate) fn new(opener: Arc<dyn Opener>, settings: Arc<Value>, keep: bool) -> Self {
+        Self { opener, settings, ear: Ear::default(), kept: keep.then(Arc::default) }
     }
 
     /// What was wrong with the driver's news.
@@ -60,7 +61,7 @@ impl Side {
             settings: settings.clone(),
         };
         let opening = serde_json::to_vec(&opening).map_err(|e| Error::bug(format!("the opening: {e}")))?;
-        let opened = timeout(LONG, self.module.open(Box::new(self.ear.clone()), opening))
+        let opened = timeout(LONG, self.opener.open(Box::new(self.ear.clone()), opening))
             .await
             .map_err(|_| Error::bug("the driver has not opened within two minutes"))?;
         opened.map(Arc::from).map_err(|bytes| decode_error("open", &bytes))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
-use tandem_abi::Module;
+use tandem_abi::{BoxFuture, HostSide, Module, Opened};
 use tandem_contract::{CONTRACT_VERSION, Capabilities, Manifest};
 use tokio::runtime::Runtime;
 
@@ -13,10 +13,22 @@ use crate::cases;
 use crate::scene::Scene;
 use crate::side::Side;
 
-/// A driver's library with the settings of its back ends.
+/// Opens the driver under test, wherever it runs.
+pub trait Opener: Send + Sync + 'static {
+    /// Opens a back end; `opening` is JSON of an `Opening`.
+    fn open(&self, host: Box<dyn HostSide>, opening: Vec<u8>) -> BoxFuture<'_, Opened>;
+}
+
+impl Opener for Module {
+    fn open(&self, host: Box<dyn HostSide>, opening: Vec<u8>) -> BoxFuture<'_, Opened> {
+        Box::pin(self.open(host, opening))
+    }
+}
+
+/// A driver with the settings of its back ends.
 #[derive(Clone)]
 pub struct Subject {
-    module: Arc<Module>,
+    opener: Arc<dyn Opener>,
     pub(crate) manifest: Arc<Manifest>,
     settings: [Arc<Value>; 2],
 }
@@ -31,9 +43,14 @@ impl Subject {
         let module = Module::load(library, CONTRACT_VERSION).map_err(|e| e.to_string())?;
         let manifest = serde_json::from_slice(&module.manifest())
             .map_err(|e| format!("the manifest of {} does not decode: {e}", library.display()))?;
+        Ok(Self::new(Arc::new(module), manifest, settings, peer))
+    }
+
+    /// A driver that is opened by other means than loading its library into this process.
+    pub fn new(opener: Arc<dyn Opener>, manifest: Manifest, settings: Value, peer: Option<Value>) -> Self {
         let settings = Arc::new(settings);
         let peer = peer.map_or_else(|| Arc::clone(&settings), Arc::new);
-        Ok(Self { module: Arc::new(module), manifest: Arc::new(manifest), settings: [settings, peer] })
+        Self { opener, manifest: Arc::new(manifest), settings: [settings, peer] }
     }
 
     /// What the driver says of itself.
@@ -46,7 +63,7 @@ impl Subject {
     }
 
     pub(crate) fn side(&self, peer: bool, keep: bool) -> Side {
-        Side::new(Arc::clone(&self.module), Arc::clone(&self.settings[usize::from(peer)]), keep)
+        Side::new(Arc::clone(&self.opener), Arc::clone(&self.settings[usize::from(peer)]), keep)
     }
 
     fn capabilities(&self, runtime: &Runtime) -> Result<Capabilities, String> {

@@ -13,9 +13,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl};
-use serde_json::value::RawValue;
 use tandem_abi::{Answer, DriverSide, HostSide};
-use tandem_contract::{CONTRACT_VERSION, Error, ErrorKind, Result, SendStream, Verb};
+use tandem_contract::{CANCEL_VERB, CONTRACT_VERSION, Cancel, Error, ErrorKind, Request, Result};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -27,7 +26,7 @@ use super::frame::{Frame, MOST, Reader, Writer};
 use super::message::{
     Document, Greeting, Hello, News, Order, Slot, VERSION, Wants, Welcome, bytes, failed, raw,
 };
-use super::relay;
+use super::relay::{self, Broken};
 use crate::BoxFuture;
 
 /// A quiet connection is asked whether it is alive this often.
@@ -114,6 +113,8 @@ struct FarTerms {
 struct State {
     last: u64,
     calls: HashMap<u64, oneshot::Sender<Answer>>,
+    /// Calls with streams, by delivery: what stops the streams.
+    streams: HashMap<u64, CancellationToken>,
     opening: Option<oneshot::Sender<Answer>>,
     ending: Option<oneshot::Sender<()>>,
     why: Option<String>,
@@ -258,70 +259,153 @@ impl Far {
         Ok((id, answer))
     }
 
-    fn start(self: &Arc<Self>, request: Vec<u8>, fds: Vec<OwnedFd>) -> Result<Waiting> {
+    /// Sends a call, and answers with what will be its answer.
+    fn start(self: &Arc<Self>, request: Vec<u8>, fds: Vec<OwnedFd>) -> Result<BoxFuture<'static, Answer>> {
         let request = raw(request, "the request")?;
+        let head: Head = serde_json::from_str(request.get())
+            .map_err(|e| Error::bug(format!("the request does not decode: {e}")))?;
         let mut slots = Vec::new();
         for fd in &fds {
             let stream = self.terms.dialer.is_some().then(Uuid::new_v4);
-            slots.push(Slot { out: driver_writes(fd, &request)?, stream });
+            slots.push(Slot { out: driver_writes(fd)?, stream });
+        }
+        if head.verb == CANCEL_VERB {
+            self.cancel_streams(request.get());
         }
         let (id, answer) = self.wait()?;
         let waiting = Waiting { far: Arc::clone(self), id, answer };
         let order = Order::Call { id, request, slots: slots.clone() };
-        match &self.terms.dialer {
-            None => self.send_with(&order, fds)?,
-            Some(dialer) => {
-                self.send(&order)?;
-                for (fd, slot) in fds.into_iter().zip(slots) {
-                    self.runtime.spawn(stream(Arc::clone(self), dialer.clone(), id, fd, slot));
-                }
-            }
+        let Some(dialer) = &self.terms.dialer else {
+            self.send_with(&order, fds)?;
+            return Ok(Box::pin(waiting));
+        };
+        self.send(&order)?;
+        if fds.is_empty() {
+            return Ok(Box::pin(waiting));
         }
-        Ok(waiting)
+        let cancel = self.lost.child_token();
+        self.state().streams.insert(head.delivery, cancel.clone());
+        let mut delivered = Vec::new();
+        for (fd, slot) in fds.into_iter().zip(slots) {
+            let (say, done) = oneshot::channel();
+            if slot.out {
+                delivered.push(done);
+            }
+            self.runtime.spawn(stream(Arc::clone(self), dialer.clone(), id, fd, slot, say));
+        }
+        let streamed = Streamed { far: Arc::clone(self), delivery: head.delivery };
+        Ok(Box::pin(streamed.finish(waiting, delivered, cancel)))
+    }
+
+    /// The driver is told to stop a call; what of its streams is still on its way here stops too.
+    fn cancel_streams(&self, request: &str) {
+        let delivery = serde_json::from_str::<Request>(request)
+            .ok()
+            .and_then(|request| serde_json::from_value::<Cancel>(request.args).ok());
+        if let Some(Cancel { delivery }) = delivery
+            && let Some(cancel) = self.state().streams.get(&delivery)
+        {
+            cancel.cancel();
+        }
     }
 }
 
-/// Whether the driver writes to a descriptor: what a pipe's end is for can be seen, of a socket only the verb tells.
-fn driver_writes(fd: &OwnedFd, request: &RawValue) -> Result<bool> {
+/// What is read of a request.
+#[derive(serde::Deserialize)]
+struct Head {
+    verb: String,
+    delivery: u64,
+}
+
+/// Whether the driver writes to a descriptor: a pipe's end says what it is for.
+fn driver_writes(fd: &OwnedFd) -> Result<bool> {
     let flags = fcntl_getfl(fd).map_err(|e| Error::invalid(format!("the stream cannot be used: {e}")))?;
-    if flags.contains(OFlags::RDWR) {
-        #[derive(serde::Deserialize)]
-        struct Named {
-            verb: String,
-        }
-        let named: Named = serde_json::from_str(request.get())
-            .map_err(|e| Error::bug(format!("the request has no verb: {e}")))?;
-        return Ok(named.verb == SendStream::NAME);
-    }
     Ok(flags.contains(OFlags::WRONLY))
 }
 
+/// A call whose streams cross the network.
+struct Streamed {
+    far: Arc<Far>,
+    delivery: u64,
+}
+
+impl Streamed {
+    /// A call that writes has succeeded once everything it wrote has been taken here, as with a pipe.
+    async fn finish(
+        self,
+        waiting: Waiting,
+        delivered: Vec<oneshot::Receiver<io::Result<()>>>,
+        cancel: CancellationToken,
+    ) -> Answer {
+        let answer = waiting.await?;
+        for done in delivered {
+            let done = tokio::select! {
+                biased;
+                done = done => done.unwrap_or_else(|_| Err(io::ErrorKind::ConnectionAborted.into())),
+                () = cancel.cancelled() => {
+                    return failed(&Error::cancelled("cancelled while the stream was on its way"));
+                }
+            };
+            if let Err(e) = done {
+                return failed(&Error::unavailable(format!(
+                    "the stream from {} broke: {}",
+                    self.far.terms.place,
+                    super::tls::why(&e, "")
+                )));
+            }
+        }
+        Ok(answer)
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        self.far.state().streams.remove(&self.delivery);
+    }
+}
+
 /// Carries one stream of a call.
-async fn stream(far: Arc<Far>, dialer: Dialer, call: u64, fd: OwnedFd, slot: Slot) {
+async fn stream(
+    far: Arc<Far>,
+    dialer: Dialer,
+    call: u64,
+    fd: OwnedFd,
+    slot: Slot,
+    say: oneshot::Sender<io::Result<()>>,
+) {
     let lost = far.lost.clone();
+    let mut say = say;
+    let nobody = async {
+        // Who waits for what the driver writes has gone: nobody wants it any more.
+        if slot.out { say.closed().await } else { std::future::pending().await }
+    };
     let work = async {
         let wants = Wants::Stream { session: far.terms.session, stream: slot.stream.unwrap_or_default() };
         let net = match dialer.dial_stream(wants).await {
             Ok(net) => net,
             Err(e) => {
                 far.answered(call, failed(&e));
-                return far.send(&Order::Drop { id: call });
+                // When it cannot be sent, the call ends with the connection.
+                let _ = far.send(&Order::Drop { id: call });
+                return Err(io::Error::other(e.message));
             }
         };
-        let carried = if slot.out {
-            relay::inward(fd, net).await
+        if slot.out {
+            let mut fd = tokio::net::unix::pipe::Sender::from_owned_fd(fd)?;
+            relay::inward(&mut fd, net).await.map_err(|(Broken::Here(e) | Broken::There(e))| e)
         } else {
             relay::outward(fd, net, std::future::ready(true)).await.map(drop)
-        };
-        if let Err(e) = carried {
-            tracing::debug!("A stream to or from {} ended early: {e}.", far.terms.place);
         }
-        Ok(())
     };
-    tokio::select! {
-        _ = work => {}
-        () = lost.cancelled() => {}
+    let carried = tokio::select! {
+        carried = work => carried,
+        () = lost.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+        () = nobody => return,
+    };
+    if let Err(e) = &carried {
+        tracing::debug!("A stream to or from {} ended early: {e}.", far.terms.place);
     }
+    let _ = say.send(carried);
 }
 
 async fn read(far: Arc<Far>, mut reader: Box<dyn Reader>, host: Arc<dyn HostSide>, epitaph: Option<Epitaph>) {
@@ -334,7 +418,7 @@ async fn read(far: Arc<Far>, mut reader: Box<dyn Reader>, host: Arc<dyn HostSide
         let news = match frame {
             Err(_) => break format!("nothing was heard for {} s", SILENCE.as_secs()),
             Ok(Err(e)) => break super::tls::why(&e, ""),
-            Ok(Ok(None)) => break "the other side has ended".to_owned(),
+            Ok(Ok(None)) => break "it hung up".to_owned(),
             Ok(Ok(Some(frame))) => match frame.parse::<News>() {
                 Ok(news) => news,
                 Err(e) => break e.to_string(),
@@ -442,7 +526,7 @@ impl DriverSide for Held {
 
     fn call(&self, request: Vec<u8>, fds: Vec<OwnedFd>) -> BoxFuture<'static, Answer> {
         match self.0.start(request, fds) {
-            Ok(waiting) => Box::pin(waiting),
+            Ok(answer) => answer,
             Err(e) => Box::pin(std::future::ready(failed(&e))),
         }
     }

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use hosts::{DriverHost, HostReport};
 pub use message::FarDriver;
 pub use process::{Processes, driver_host_program};
-pub(crate) use relay::{armed, plain};
+pub(crate) use relay::new_pipe;
 pub use serve::{Listening, listen, serve_child};
 pub use tls::{TlsFiles, host_name};
 

@@ -13,17 +13,18 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use tandem_abi::{Answer, DriverSide, HostSide};
 use tandem_contract::{CANCEL_VERB, CONTRACT_VERSION, Cancel, Error, Request, Result, VERBS};
+use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::berths::Berths;
+use super::berths::{Berths, Net};
 use super::far::{Line, MOST_CALLS, SILENCE};
 use super::frame::{Frame, MOST, Writer};
 use super::message::{Document, FarDriver, News, Order, Slot, Welcome, bytes, failed, raw};
-use super::relay;
+use super::relay::{self, Broken};
 use crate::gate::Gate;
 use crate::layers::instance_of;
 use crate::plugin::encode;
@@ -106,8 +107,8 @@ impl Station {
             };
             let order = match frame {
                 Err(_) => break format!("nothing was heard for {} s", SILENCE.as_secs()),
-                Ok(Err(e)) => break e.to_string(),
-                Ok(Ok(None)) => break "it has hung up".to_owned(),
+                Ok(Err(e)) => break super::tls::why(&e, ""),
+                Ok(Ok(None)) => break "it hung up".to_owned(),
                 Ok(Ok(Some(frame))) => match frame.parse::<Order>() {
                     Ok(order) => (order, frame.fds),
                     Err(e) => break e.to_string(),
@@ -315,7 +316,7 @@ impl Serving {
         let Some(driver) = self.driver.get() else {
             return failed(&Error::unavailable("the driver is not open yet"));
         };
-        let moored = match self.moor(slots, fds, cancel).await {
+        let mut moored = match self.moor(slots, fds, cancel).await {
             Ok(moored) => moored,
             Err(e) => return failed(&e),
         };
@@ -323,7 +324,7 @@ impl Serving {
             Ok(hold) => hold,
             Err(e) => return failed(&e),
         };
-        let mut work = driver.call(bytes(request), moored.fds);
+        let mut work = driver.call(bytes(request), std::mem::take(&mut moored.fds));
         let answer = tokio::select! {
             biased;
             answer = &mut work => answer,
@@ -345,11 +346,21 @@ impl Serving {
             }
         };
         drop(hold);
+        moored.over.cancel();
         for succeeded in moored.outward {
             // A relay that has ended needs no word.
             let _ = succeeded.send(answer.is_ok());
         }
-        answer
+        match (answer, moored.broken.get()) {
+            (Err(said), Some(why)) => {
+                let said = crate::plugin::decode_error("its answer", &said);
+                failed(
+                    &Error::unavailable(format!("the stream broke before its end: {why}"))
+                        .with("driver", said),
+                )
+            }
+            (answer, _) => answer,
+        }
     }
 
     /// Waits until nothing else changes the instance.
@@ -370,7 +381,7 @@ impl Serving {
     /// The driver's ends of a call's streams, with relays behind those that come over the network.
     async fn moor(&self, slots: Vec<Slot>, fds: Vec<OwnedFd>, cancel: &CancellationToken) -> Result<Moored> {
         let broken = |e: io::Error| Error::unavailable(format!("no stream for the call: {e}"));
-        let mut moored = Moored { fds: Vec::new(), outward: Vec::new() };
+        let mut moored = Moored::default();
         let mut passed = fds.into_iter();
         for slot in slots {
             let Some(stream) = slot.stream else {
@@ -383,27 +394,24 @@ impl Serving {
                 () = cancel.cancelled() => return Err(Error::cancelled("cancelled before its stream came")),
             };
             let gone = self.gone.clone();
+            let (write, read) = relay::new_pipe().map_err(broken)?;
             if slot.out {
-                let (driver, local) = relay::plain().map_err(broken)?;
                 let (say, succeeded) = oneshot::channel();
-                moored.fds.push(driver);
+                moored.fds.push(write);
                 moored.outward.push(say);
                 let succeeded = async move { succeeded.await.unwrap_or(false) };
                 tokio::spawn(async move {
                     tokio::select! {
-                        done = relay::outward(local, net, succeeded) => tracing::debug!(?done, "A stream has left."),
+                        done = relay::outward(read, net, succeeded) => tracing::debug!(?done, "A stream has left."),
                         () = gone.cancelled() => {}
                     }
                 });
             } else {
-                let (local, driver) = relay::armed().map_err(broken)?;
-                moored.fds.push(driver);
-                tokio::spawn(async move {
-                    tokio::select! {
-                        done = relay::inward(local, net) => tracing::debug!(?done, "A stream has arrived."),
-                        () = gone.cancelled() => {}
-                    }
-                });
+                let write = pipe::Sender::from_owned_fd(write).map_err(broken)?;
+                moored.fds.push(read);
+                let (cancel, over) = (cancel.clone(), moored.over.clone());
+                let why = Arc::clone(&moored.broken);
+                tokio::spawn(feed(write, net, gone, cancel, over, why));
             }
         }
         Ok(moored)
@@ -411,10 +419,36 @@ impl Serving {
 }
 
 /// The driver's ends of a call's streams.
+#[derive(Default)]
 struct Moored {
     fds: Vec<OwnedFd>,
     /// Tells each relay outward whether the call that wrote has succeeded.
     outward: Vec<oneshot::Sender<bool>>,
+    /// Why a stream that the driver reads has broken.
+    broken: Arc<OnceLock<String>>,
+    /// Cancelled once the call is over.
+    over: CancellationToken,
+}
+
+/// Feeds a driver from the network. A stream that breaks cancels its call, and only then the pipe ends.
+async fn feed(
+    mut write: pipe::Sender,
+    net: Box<Net>,
+    gone: CancellationToken,
+    cancel: CancellationToken,
+    over: CancellationToken,
+    why: Arc<OnceLock<String>>,
+) {
+    let done = tokio::select! {
+        done = relay::inward(&mut write, net) => done,
+        () = gone.cancelled() => Err(Broken::There(io::ErrorKind::ConnectionAborted.into())),
+    };
+    tracing::debug!(?done, "A stream has arrived.");
+    if let Err(Broken::There(e)) = done {
+        let _ = why.set(super::tls::why(&e, ""));
+        cancel.cancel();
+        over.cancelled().await;
+    }
 }
 
 fn cancel_of(head: &Request) -> Vec<u8> {

@@ -199,6 +199,9 @@ fn check_own(
 
 /// Why TLS with the host `name` failed, as a sentence's second half.
 pub(crate) fn why(error: &io::Error, name: &str) -> String {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return "it hung up".to_owned();
+    }
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     inner.and_then(|inner| reason(inner, name)).unwrap_or_else(|| error.to_string())
 }
