@@ -73,7 +73,7 @@ enum Command {
     },
     /// Back ends, and why one is down.
     Backends,
-    /// What the plug-in folder holds: drivers that were loaded, and files that were refused.
+    /// What the folders of drivers hold, here and on other hosts: what was loaded, what was refused, which host is away.
     Drivers,
     /// Checks the laws of the manager; ends with 1 when one is broken.
     Doctor,

@@ -245,7 +245,8 @@ pub(crate) fn backends(backends: Vec<Backend>) -> String {
 }
 
 pub(crate) fn drivers(drivers: Vec<Driver>) -> String {
-    let mut table = Table::new(&["NAME", "VERSION", "CONTRACT", "STATE", "BACK ENDS", "FILE", "REMARK"]);
+    let mut table =
+        Table::new(&["NAME", "VERSION", "CONTRACT", "STATE", "BACK ENDS", "HOST", "FILE", "REMARK"]);
     for driver in drivers {
         table.row([
             driver.name.unwrap_or_default(),
@@ -253,6 +254,7 @@ pub(crate) fn drivers(drivers: Vec<Driver>) -> String {
             driver.contract.unwrap_or_default(),
             driver.state,
             driver.backends.join(", "),
+            driver.host.unwrap_or_default(),
             driver.file,
             driver.reason.or(driver.summary).unwrap_or_default(),
         ]);

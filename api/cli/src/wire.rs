@@ -153,6 +153,8 @@ pub(crate) struct Pool {
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Driver {
+    #[serde(default)]
+    pub(crate) host: Option<String>,
     pub(crate) file: String,
     pub(crate) state: String,
     pub(crate) reason: Option<String>,

@@ -1,5 +1,6 @@
 //! `tandemd`: reads its settings, wires the manager to the API, serves, and ends in order. Nothing else.
 
+mod drivers;
 mod log;
 mod serve;
 mod settings;

@@ -4,9 +4,10 @@
 //! `docs/samples` are loaded by the tests below, the invalid ones with the sentence they must give.
 
 use serde::Deserialize;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use tandem_host::remote::{TlsFiles, host_name};
 use tandem_server::auth::{Authenticator as _, NoAuth};
 
 /// Everything that an operator decides.
@@ -35,8 +36,33 @@ pub(crate) struct Settings {
     pub(crate) manager: tandem_manager::Settings,
     /// How the server ends.
     pub(crate) shutdown: Shutdown,
+    /// Who this server is, where drivers run on other hosts.
+    pub(crate) tls: Option<TlsFiles>,
+    /// Other hosts on which drivers run, by name.
+    pub(crate) hosts: BTreeMap<String, Host>,
+    /// The program that runs drivers in processes of their own; beside this one when absent.
+    pub(crate) driver_host: Option<PathBuf>,
     /// The configured drivers.
     pub(crate) backends: Vec<Backend>,
+}
+
+/// A host on which a `tandem-driver-host` runs.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Host {
+    /// Address (or DNS name) and port.
+    pub(crate) address: String,
+}
+
+/// Where a driver's code runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Runs {
+    /// In the server.
+    #[default]
+    Local,
+    /// In a process of its own on this machine.
+    Process,
 }
 
 /// What is logged, and how. The log goes to standard error.
@@ -129,6 +155,12 @@ pub(crate) struct Backend {
     pub(crate) name: String,
     /// The driver's name, as its plug-in says it.
     pub(crate) driver: String,
+    /// Where its code runs on this machine.
+    #[serde(default)]
+    pub(crate) runs: Runs,
+    /// The host on which its code runs instead, one of `hosts`.
+    #[serde(default)]
+    pub(crate) host: Option<String>,
     /// Its zone.
     #[serde(default = "default_zone")]
     pub(crate) availability_zone: String,
@@ -165,6 +197,9 @@ impl Default for Settings {
             api: Api::default(),
             manager: tandem_manager::Settings::default(),
             shutdown: Shutdown::default(),
+            tls: None,
+            hosts: BTreeMap::new(),
+            driver_host: None,
             backends: Vec::new(),
         }
     }
@@ -211,9 +246,16 @@ impl Settings {
     fn parse(text: &str, folder: &Path) -> Result<Self, String> {
         let mut settings: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         let paths = [Some(&mut settings.state), Some(&mut settings.plugins)];
-        let optional = [settings.auth.tokens_file.as_mut(), settings.policy.file.as_mut()];
+        let optional = [
+            settings.auth.tokens_file.as_mut(),
+            settings.policy.file.as_mut(),
+            settings.driver_host.as_mut(),
+        ];
         for path in paths.into_iter().chain(optional).flatten() {
             *path = folder.join(&*path);
+        }
+        if let Some(tls) = &mut settings.tls {
+            tls.within(folder);
         }
         Ok(settings)
     }
@@ -241,6 +283,7 @@ impl Settings {
         if let Some(host) = &self.host {
             plain_name("host", host)?;
         }
+        self.check_hosts()?;
         let mut names = HashSet::new();
         for backend in &self.backends {
             plain_name("A back end's name", &backend.name)?;
@@ -251,6 +294,42 @@ impl Settings {
                 ));
             }
             backend.check()?;
+            if let Some(host) = backend.host.as_ref().filter(|host| !self.hosts.contains_key(*host)) {
+                return Err(format!(
+                    "Back end {:?} is on host {host:?}, but there is no [hosts.{host}].",
+                    backend.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_hosts(&self) -> Result<(), String> {
+        for (name, host) in &self.hosts {
+            host_name(name).map_err(|why| format!("[hosts]: {why}."))?;
+            let port = host.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            if port.is_none_or(|port| port == 0) {
+                return Err(format!(
+                    "hosts.{name}.address is {:?}; it must be an address and a port, such as \"192.0.2.20:8787\".",
+                    host.address
+                ));
+            }
+        }
+        if !self.hosts.is_empty() && self.tls.is_none() {
+            return Err(
+                "There are [hosts], so [tls] must name this server's certificate, its key and the CA; \
+                        `tandem cert` makes them."
+                    .into(),
+            );
+        }
+        if !self.hosts.is_empty() {
+            let Some(own) = &self.host else {
+                return Err(
+                    "There are [hosts], so `host` must say this server's name, as its certificate does."
+                        .into(),
+                );
+            };
+            host_name(own).map_err(|why| format!("host: {why}."))?;
         }
         Ok(())
     }
@@ -305,6 +384,11 @@ impl Backend {
         let name = &self.name;
         if self.driver.is_empty() {
             return Err(format!("Back end {name:?} names no driver."));
+        }
+        if self.host.is_some() && self.runs == Runs::Process {
+            return Err(format!(
+                "Back end {name:?} runs on a host and in a process of this one; remove `host` or `runs`."
+            ));
         }
         if self.availability_zone.is_empty() {
             return Err(format!("Back end {name:?} has an empty availability_zone."));

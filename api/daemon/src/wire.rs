@@ -7,19 +7,17 @@ use std::sync::Arc;
 
 use axum::Router;
 use rustix::fs::{FlockOperation, flock};
-use serde_json::Value;
-use tandem_contract::Error;
-use tandem_host::{Discovery, Library, Options};
+use tandem_manager::Manager;
 use tandem_manager::clock::{Clock as _, SystemClock};
 use tandem_manager::store::kill_at;
 use tandem_manager::store::sqlite::SqliteStore;
-use tandem_manager::{BackendConfig, Manager};
 use tandem_server::App;
 use tandem_server::auth::{Authenticator, NoAuth, Tokens};
-use tandem_server::native::{DriverFile, Native};
+use tandem_server::native::Native;
 use tandem_server::policy::Policy;
 
-use crate::settings::{AuthMode, Backend, Settings};
+use crate::drivers::Drivers;
+use crate::settings::{AuthMode, Settings};
 
 /// The parts, put together.
 pub(crate) struct Wired {
@@ -48,14 +46,15 @@ pub(crate) async fn wire(settings: &Settings) -> Result<Wired, String> {
     for (name, library) in &discovery.drivers {
         tracing::info!(driver = name, version = library.manifest().version, "A driver was loaded.");
     }
-    let backends = settings.backends.iter().map(|b| backend(b, &discovery, &settings.plugins)).collect();
+    let drivers = Drivers::new(settings, discovery);
+    let backends = settings.backends.iter().map(|b| drivers.backend(b)).collect();
     let mut managing = settings.manager.clone();
     managing.host = settings.host.clone().unwrap_or_else(host_name);
     let clock = Arc::new(SystemClock);
     let started_at = clock.now();
     let manager = Arc::new(Manager::new(store, clock, backends, managing));
     let app = Arc::new(App { manager: manager.clone(), auth, policy, settings: api(settings) });
-    let native = Native { app: app.clone(), drivers: driver_files(&discovery), started_at };
+    let native = Native { app: app.clone(), drivers: drivers.files(), started_at };
     let router = tandem_server::native::router(Arc::new(native)).merge(tandem_server::router(app));
     Ok(Wired { manager, router, _lock: lock })
 }
@@ -107,47 +106,6 @@ fn lock_state(state: &Path) -> Result<File, String> {
     Ok(lock)
 }
 
-/// A back end whose driver is opened when the manager asks, and asked for again while that fails.
-fn backend(settings: &Backend, discovery: &Discovery, plugins: &Path) -> BackendConfig {
-    let library = discovery.drivers.get(&settings.driver).cloned();
-    let version = library.as_ref().map(|library| library.manifest().version.clone());
-    let (name, driver) = (settings.name.clone(), settings.driver.clone());
-    let values = Arc::new(Value::Object(settings.settings.clone()));
-    let folder = plugins.display().to_string();
-    BackendConfig {
-        name: settings.name.clone(),
-        driver: settings.driver.clone(),
-        driver_version: version.unwrap_or_default(),
-        availability_zone: settings.availability_zone.clone(),
-        reserved_percentage: settings.reserved_percentage,
-        max_over_subscription_ratio: settings.max_over_subscription_ratio,
-        open: Arc::new(move || {
-            let (library, values, name) = (library.clone(), values.clone(), name.clone());
-            let missing = format!(
-                "no driver `{driver}` was loaded from {folder}; `tandem drivers` shows what is there and why a file \
-                 was refused"
-            );
-            Box::pin(async move {
-                let library: Library = library.ok_or_else(|| Error::not_found(missing))?;
-                library.open(&name, &values, Options::default()).await
-            })
-        }),
-    }
-}
-
-fn driver_files(discovery: &Discovery) -> Vec<DriverFile> {
-    let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    let loaded = discovery.drivers.values().map(|library| DriverFile {
-        file: library.path().map(|path| name(&path)).unwrap_or_default(),
-        driver: Ok(library.manifest().clone()),
-    });
-    let refused = discovery
-        .refused
-        .iter()
-        .map(|refusal| DriverFile { file: name(&refusal.path), driver: Err(refusal.reason.clone()) });
-    loaded.chain(refused).collect()
-}
-
 /// The machine's name, as far as it can stand in `host@backend#pool`.
 fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -179,8 +137,8 @@ mod tests {
         let file = folder.path().join("tandem.toml");
         std::fs::write(&file, text).unwrap();
         let settings = Settings::load(&file).unwrap();
-        let config =
-            backend(&settings.backends[0], &tandem_host::discover(&settings.plugins), &settings.plugins);
+        let drivers = Drivers::new(&settings, tandem_host::discover(&settings.plugins));
+        let config = drivers.backend(&settings.backends[0]);
         let Err(error) = (config.open)().await else { panic!("it was opened") };
         assert!(error.message.contains("no driver `nowhere` was loaded from"), "{error}");
         let wired = wire(&settings).await.unwrap();

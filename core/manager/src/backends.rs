@@ -42,6 +42,10 @@ pub struct BackendConfig {
 pub(crate) struct Slot {
     open: OpenBackend,
     backend: Mutex<Option<Backend>>,
+    /// Held while it is opened: a driver elsewhere is opened once, whoever asks.
+    opening: tokio::sync::Mutex<()>,
+    /// Whether it was opened since its instances were served again.
+    fresh: AtomicBool,
     /// Looks of reconciliation at it at once: a slow driver holds up its own looks, and no other's.
     pub looks: Semaphore,
     /// Syncs into it at once.
@@ -69,35 +73,59 @@ impl Slot {
         lock(&self.view).state == BackendState::Up
     }
 
-    /// The driver, opened when it is not yet.
+    /// The driver, opened when it is not yet, or not any more.
     pub async fn opened(&self) -> Result<Backend, Error> {
-        if let Some(backend) = self.open_now() {
+        if let Some(backend) = self.usable() {
+            return Ok(backend);
+        }
+        let _one = self.opening.lock().await;
+        if let Some(backend) = self.usable() {
             return Ok(backend);
         }
         let backend = (self.open)().await?;
+        // Before anybody can use it: what was served before may not be any more.
+        self.fresh.store(true, Ordering::Release);
         *lock(&self.backend) = Some(backend.clone());
-        lock(&self.view).capabilities = backend.capabilities().clone();
+        let mut view = lock(&self.view);
+        view.capabilities = backend.capabilities().clone();
+        view.driver_version.clone_from(&backend.manifest().version);
+        drop(view);
         Ok(backend)
     }
 
-    /// The driver, if it is open.
+    /// The driver, if it is open and not lost.
+    fn usable(&self) -> Option<Backend> {
+        self.open_now().filter(|backend| !backend.is_lost())
+    }
+
+    /// The driver, if it was ever opened: what it can do is known, though it may be lost now.
     pub fn open_now(&self) -> Option<Backend> {
         lock(&self.backend).clone()
     }
 
-    /// Notes that it serves, with its pools. Answers whether it did not before.
+    /// Ends when the driver that is open is lost.
+    pub async fn lost(&self) {
+        match self.usable() {
+            Some(backend) => backend.lost().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Notes that it serves, with its pools. Answers whether it did not before, or was opened anew: then its instances
+    /// are to be served again.
     pub fn set_up(&self, pools: Vec<Pool>, now: Timestamp) -> bool {
+        let fresh = self.fresh.swap(false, Ordering::AcqRel);
         self.tried.store(true, Ordering::Release);
         let mut view = lock(&self.view);
         view.pools = pools;
         view.pools_at = Some(now);
-        let came = view.state != BackendState::Up;
-        if came {
+        if view.state != BackendState::Up {
             view.state = BackendState::Up;
             view.since = now;
             tracing::info!(backend = view.name, "Back end is up.");
+            return true;
         }
-        came
+        fresh
     }
 
     /// Notes that it does not serve.
@@ -121,6 +149,8 @@ impl Backends {
             Arc::new(Slot {
                 open: config.open,
                 backend: Mutex::new(None),
+                opening: tokio::sync::Mutex::default(),
+                fresh: AtomicBool::new(false),
                 looks: Semaphore::new(LOOKS),
                 syncs: Arc::new(Semaphore::new(syncs.max(1))),
                 tried: AtomicBool::new(false),

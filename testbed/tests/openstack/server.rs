@@ -104,7 +104,7 @@ impl Server {
             policy: Arc::new(Policy::defaults()),
             settings: Settings::default(),
         });
-        let native = Native { app: app.clone(), drivers: Vec::new(), started_at };
+        let native = Native { app: app.clone(), drivers: Arc::new(Vec::new), started_at };
         let router = tandem_server::router(app).merge(tandem_server::native::router(Arc::new(native)));
         let server = Self { manager, world: World::named(&world_name), router, _tokens: folder };
         server.until_backends_are_up().await;

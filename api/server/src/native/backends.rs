@@ -21,5 +21,6 @@ pub(super) async fn show(call: Call) -> Answer {
 /// `GET /v1/drivers`
 pub(super) async fn drivers(call: Call) -> Answer {
     let backends = call.manager().backends();
-    answer("drivers", call.native.drivers.iter().map(|d| view::driver(d, &backends)).collect::<Vec<Value>>())
+    let drivers = (call.native.drivers)();
+    answer("drivers", drivers.iter().map(|d| view::driver(d, &backends)).collect::<Vec<Value>>())
 }

@@ -29,12 +29,14 @@ use crate::auth::{Refusal, TOKEN_HEADER};
 use crate::policy::credentials;
 use document::Params;
 
-/// A file of the plug-in folder.
+/// A file of a folder of drivers, here or on another host; or a host that is away.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DriverFile {
-    /// The file's name.
+    /// The host; `None` for this one.
+    pub host: Option<String>,
+    /// The file's name; empty where the host is away.
     pub file: String,
-    /// What it says of itself, or the sentence why it was refused.
+    /// What it says of itself, or the sentence why it was refused or is away.
     pub driver: Result<tandem_contract::Manifest, String>,
 }
 
@@ -42,8 +44,8 @@ pub struct DriverFile {
 pub struct Native {
     /// The manager, who may ask, and what they may do.
     pub app: Arc<App>,
-    /// What the plug-in folder held when the server started.
-    pub drivers: Vec<DriverFile>,
+    /// What the folders of drivers hold: this server's when it started, those of other hosts when last reached.
+    pub drivers: Arc<dyn Fn() -> Vec<DriverFile> + Send + Sync>,
     /// When the server started.
     pub started_at: Timestamp,
 }

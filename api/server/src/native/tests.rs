@@ -72,10 +72,12 @@ impl Server {
             tokens: Vec::new(),
         };
         let drivers = vec![
-            DriverFile { file: "libtandem_driver_directory.so".into(), driver: Ok(manifest) },
-            DriverFile { file: "notes.so".into(), driver: Err("notes.so is no driver.".into()) },
+            DriverFile { host: None, file: "libtandem_driver_directory.so".into(), driver: Ok(manifest) },
+            DriverFile { host: None, file: "notes.so".into(), driver: Err("notes.so is no driver.".into()) },
+            DriverFile { host: Some("far".into()), file: String::new(), driver: Err("far is away.".into()) },
         ];
-        let native = Arc::new(Native { app: Arc::new(app), drivers, started_at });
+        let native =
+            Arc::new(Native { app: Arc::new(app), drivers: Arc::new(move || drivers.clone()), started_at });
         Self { native, share, instance, operation }
     }
 
@@ -288,4 +290,5 @@ async fn a_back_end_that_is_down_says_why_and_drivers_are_what_the_folder_holds(
     assert_eq!(body["drivers"][0]["backends"], json!(["alpha"]));
     assert_eq!(body["drivers"][1]["state"], "refused");
     assert_eq!(body["drivers"][1]["reason"], "notes.so is no driver.");
+    assert_eq!((&body["drivers"][2]["state"], &body["drivers"][2]["host"]), (&json!("away"), &json!("far")));
 }

@@ -132,10 +132,16 @@ pub(super) fn backend(backend: &BackendView) -> Value {
 /// A file of the plug-in folder.
 pub(super) fn driver(driver: &DriverFile, backends: &[BackendView]) -> Value {
     let manifest = driver.driver.as_ref().ok();
+    let state = match (manifest, driver.file.is_empty()) {
+        (Some(_), _) => "loaded",
+        (None, true) => "away",
+        (None, false) => "refused",
+    };
     let users = backends.iter().filter(|b| manifest.is_some_and(|m| m.name == b.driver));
     json!({
+        "host": driver.host,
         "file": driver.file,
-        "state": if manifest.is_some() { "loaded" } else { "refused" },
+        "state": state,
         "reason": driver.driver.as_ref().err(),
         "name": manifest.map(|m| &m.name),
         "version": manifest.map(|m| &m.version),

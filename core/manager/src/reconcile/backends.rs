@@ -16,15 +16,19 @@ use crate::store::{InstanceQuery, OperationQuery};
 
 /// Instances of a back end read at once.
 const PAGE: u64 = 500;
+/// Half of the first pause after a driver's process or the way to its host was lost.
+const SOON: Duration = Duration::from_millis(100);
 /// Every so many looks, what no row names is looked for.
 const ORPHANS_EVERY: u64 = 30;
 
 /// Looks at one back end for as long as the manager runs.
 pub(super) async fn watch(core: &SharedCore, slot: &Arc<Slot>) {
     let every = Duration::from_secs(core.settings.pool_interval_seconds.max(1));
+    let mut soon = SOON;
     for round in 0_u64.. {
         match ask_pools(core, slot).await {
             Ok(came) => {
+                soon = SOON;
                 if came {
                     serve_again(core, slot).await;
                     core.wake.notify_one();
@@ -35,8 +39,18 @@ pub(super) async fn watch(core: &SharedCore, slot: &Arc<Slot>) {
             }
             Err(error) => slot.set_down(&error, core.clock.now()),
         }
-        if paused(core, every).await {
-            return;
+        // One that was lost on its way comes back soon, most often; then less and less often is asked.
+        let pause = match slot.open_now() {
+            Some(backend) if backend.is_lost() => {
+                soon = (soon * 2).min(every);
+                soon
+            }
+            _ => every,
+        };
+        tokio::select! {
+            biased;
+            stopping = paused(core, pause) => if stopping { return },
+            () = slot.lost() => {}
         }
     }
 }
