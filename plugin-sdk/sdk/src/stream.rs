@@ -35,6 +35,11 @@ impl Stream {
         Ok(Self { fd, cx: cx.clone() })
     }
 
+    /// The stream itself, non-blocking: for code that waits by its own means.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// The contract's error for a failure of reading or writing: the reason to stop, if there is one, else the stream's.
     pub fn error(&self, e: &io::Error) -> Error {
         match self.cx.check() {

@@ -1,0 +1,294 @@
+//! libzfs_core: what the kernel is asked for directly. Every call blocks.
+//!
+//! Errors are the kernel's numbers; [`crate::error`] has the words. Without the feature `libzfs_core` the same functions
+//! fail, and [`open`] says why.
+
+/// An error number of the system, or one of OpenZFS' own from 1024 on.
+pub(crate) type Errno = i32;
+
+/// How a stream is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flags {
+    pub(crate) large_blocks: bool,
+    pub(crate) embedded: bool,
+    pub(crate) compressed: bool,
+    pub(crate) raw: bool,
+}
+
+#[cfg(feature = "libzfs_core")]
+pub(crate) use linked::*;
+#[cfg(not(feature = "libzfs_core"))]
+pub(crate) use missing::*;
+
+#[cfg(feature = "libzfs_core")]
+mod linked {
+    use std::ffi::{CStr, CString};
+    use std::os::fd::{AsRawFd, BorrowedFd};
+    use std::ptr;
+
+    use nvpair::NvList;
+    use tandem_sdk::{Error, Result, Retry};
+    use zfs_core::{SendFlags, Zfs};
+    use zfs_core_sys as sys;
+
+    use super::{Errno, Flags};
+
+    const EINVAL: Errno = 22;
+
+    impl From<Flags> for SendFlags {
+        fn from(flags: Flags) -> Self {
+            Self {
+                embed_data: flags.embedded,
+                large_block: flags.large_blocks,
+                compress: flags.compressed,
+                raw: flags.raw,
+            }
+        }
+    }
+
+    /// Whether the kernel's module answers.
+    pub(crate) fn open() -> Result<()> {
+        Zfs::new().map(drop).map_err(|e| {
+            Error::unavailable(format!(
+                "this host's kernel has no ZFS: {e}; load the module zfs, and let the server open /dev/zfs"
+            ))
+            .retry(Retry::AfterOperator)
+        })
+    }
+
+    fn name(text: &str) -> Result<CString, Errno> {
+        CString::new(text).map_err(|_| EINVAL)
+    }
+
+    /// The number behind an error of the standard library.
+    fn number(e: &std::io::Error) -> Errno {
+        e.raw_os_error().unwrap_or(EINVAL)
+    }
+
+    fn zfs() -> Result<Zfs, Errno> {
+        Zfs::new().map_err(|e| number(&e))
+    }
+
+    /// The number behind an error of a call on a list of one.
+    fn first(e: zfs_core::Error) -> Errno {
+        match e {
+            zfs_core::Error::Io { source } => number(&source),
+            zfs_core::Error::List { source } => source.iter().next().map_or(EINVAL, |(_, e)| number(&e)),
+        }
+    }
+
+    fn done(code: i32) -> Result<(), Errno> {
+        if code == 0 { Ok(()) } else { Err(code) }
+    }
+
+    /// Whether a dataset or snapshot is there.
+    pub(crate) fn exists(dataset: &str) -> bool {
+        name(dataset).is_ok_and(|dataset| zfs().is_ok_and(|zfs| zfs.exists(dataset.as_c_str())))
+    }
+
+    /// Makes a snapshot, by its full name.
+    pub(crate) fn snapshot(snapshot: &str) -> Result<(), Errno> {
+        zfs()?.snapshot([name(snapshot)?.as_c_str()]).map_err(first)
+    }
+
+    /// Holds a snapshot.
+    pub(crate) fn hold(snapshot: &str, tag: &str) -> Result<(), Errno> {
+        let (snapshot, tag) = (name(snapshot)?, name(tag)?);
+        zfs()?.hold(&[(snapshot.as_c_str(), tag.as_c_str())], None).map_err(first)
+    }
+
+    /// Lets a snapshot go.
+    pub(crate) fn release(snapshot: &str, tag: &str) -> Result<(), Errno> {
+        let (snapshot, tag) = (name(snapshot)?, name(tag)?);
+        zfs()?.release(&[(snapshot.as_c_str(), [tag.as_c_str()])]).map_err(first)
+    }
+
+    /// Waits until everything written so far is on the disks.
+    pub(crate) fn sync(pool: &str) -> Result<(), Errno> {
+        zfs()?.sync(name(pool)?.as_c_str(), false).map_err(|e| number(&e))
+    }
+
+    /// Takes a file system back to a snapshot, which must be its newest.
+    pub(crate) fn rollback(dataset: &str, snapshot: &str) -> Result<(), Errno> {
+        let (dataset, snapshot) = (name(dataset)?, name(snapshot)?);
+        zfs()?.rollback_to(dataset.as_c_str(), snapshot.as_c_str()).map_err(|e| number(&e))
+    }
+
+    fn one(key: &str) -> Result<NvList, Errno> {
+        let mut list = NvList::new();
+        list.insert(name(key)?.as_c_str(), &()).map_err(|e| number(&e))?;
+        Ok(list)
+    }
+
+    /// Calls a function of the library that answers with a list of errors besides its number. zfs-core takes that list for
+    /// granted where there may be none, hence the plain call.
+    #[allow(unsafe_code)]
+    fn listed(call: impl FnOnce(*mut *mut sys::nvlist_t) -> i32) -> Result<(), Errno> {
+        let mut errors = ptr::null_mut();
+        let code = call(&raw mut errors);
+        if !errors.is_null() {
+            // SAFETY: the library made the list for us to free.
+            drop(unsafe { <NvList as foreign::ForeignType>::from_ptr(errors) });
+        }
+        done(code)
+    }
+
+    use foreign_types as foreign;
+
+    /// Destroys a snapshot; one that is still held or cloned by somebody goes when they let go.
+    #[allow(unsafe_code)]
+    pub(crate) fn destroy_snapshot(snapshot: &str) -> Result<(), Errno> {
+        let _library = zfs()?;
+        let list = one(snapshot)?;
+        // SAFETY: the library is initialised, and reads the list during the call only.
+        listed(|errors| unsafe { sys::lzc_destroy_snaps(list.as_ptr().cast_mut().cast(), 1, errors) })
+    }
+
+    /// Makes a bookmark of a snapshot.
+    #[allow(unsafe_code)]
+    pub(crate) fn bookmark(bookmark: &str, snapshot: &str) -> Result<(), Errno> {
+        let _library = zfs()?;
+        let mut list = NvList::new();
+        list.insert(name(bookmark)?.as_c_str(), name(snapshot)?.as_c_str()).map_err(|e| number(&e))?;
+        // SAFETY: as above.
+        listed(|errors| unsafe { sys::lzc_bookmark(list.as_ptr().cast_mut().cast(), errors) })
+    }
+
+    /// Destroys a bookmark.
+    #[allow(unsafe_code)]
+    pub(crate) fn destroy_bookmark(bookmark: &str) -> Result<(), Errno> {
+        let _library = zfs()?;
+        let list = one(bookmark)?;
+        // SAFETY: as above.
+        listed(|errors| unsafe { sys::lzc_destroy_bookmarks(list.as_ptr().cast_mut().cast(), errors) })
+    }
+
+    fn optional(text: &Option<CString>) -> *const std::ffi::c_char {
+        text.as_deref().map_or(ptr::null(), CStr::as_ptr)
+    }
+
+    /// About how many bytes a stream will have.
+    #[allow(unsafe_code)]
+    pub(crate) fn send_space(snapshot: &str, from: Option<&str>, flags: Flags) -> Result<u64, Errno> {
+        let _library = zfs()?;
+        let (snapshot, from) = (name(snapshot)?, from.map(name).transpose()?);
+        let mut bytes = 0;
+        let flags = u32::from(SendFlags::from(flags));
+        // SAFETY: the strings outlive the call; zfs-core lacks the full stream, which is a null pointer.
+        done(unsafe { sys::lzc_send_space(snapshot.as_ptr(), optional(&from), flags, &raw mut bytes) })?;
+        Ok(bytes)
+    }
+
+    /// Writes a stream to a pipe; going on at an object and an offset where a token says so.
+    #[allow(unsafe_code)]
+    pub(crate) fn send(
+        snapshot: &str,
+        from: Option<&str>,
+        to: BorrowedFd<'_>,
+        flags: Flags,
+        resume: Option<(u64, u64)>,
+    ) -> Result<(), Errno> {
+        let zfs = zfs()?;
+        let (snapshot, from) = (name(snapshot)?, from.map(name).transpose()?);
+        let Some((object, offset)) = resume else {
+            let sent = zfs.send(snapshot.as_c_str(), from.as_deref(), to.as_raw_fd(), flags.into());
+            return sent.map_err(|e| number(&e));
+        };
+        let flags = u32::from(SendFlags::from(flags));
+        // SAFETY: the strings and the pipe outlive the call; zfs-core lacks resuming a full stream.
+        done(unsafe {
+            sys::lzc_send_resume(snapshot.as_ptr(), optional(&from), to.as_raw_fd(), flags, object, offset)
+        })
+    }
+
+    /// Reads a stream from a pipe into a snapshot that it makes. What arrived before a cut stays, to go on from.
+    #[allow(unsafe_code)]
+    pub(crate) fn receive(snapshot: &str, raw: bool, from: BorrowedFd<'_>) -> Result<(), Errno> {
+        let _library = zfs()?;
+        let snapshot = name(snapshot)?;
+        // SAFETY: as above; zfs-core lacks receiving without an origin. Never by force: that destroys what is newer.
+        done(unsafe {
+            sys::lzc_receive_resumable(
+                snapshot.as_ptr(),
+                ptr::null_mut(),
+                ptr::null(),
+                0,
+                raw.into(),
+                from.as_raw_fd(),
+            )
+        })
+    }
+}
+
+#[cfg(not(feature = "libzfs_core"))]
+mod missing {
+    use std::os::fd::BorrowedFd;
+
+    use tandem_sdk::{Error, Result, Retry};
+
+    use super::{Errno, Flags};
+
+    const ENOSYS: Errno = 38;
+
+    pub(crate) fn open() -> Result<()> {
+        Err(Error::unavailable(
+            "this driver was built without libzfs_core; install its development files (libzfslinux-dev on Debian) and \
+             build it with the feature `libzfs_core`, as cargo xtask does by itself",
+        )
+        .retry(Retry::AfterOperator))
+    }
+
+    pub(crate) fn exists(_: &str) -> bool {
+        false
+    }
+
+    pub(crate) fn snapshot(_: &str) -> Result<(), Errno> {
+        Err(ENOSYS)
+    }
+
+    pub(crate) fn hold(_: &str, _: &str) -> Result<(), Errno> {
+        Err(ENOSYS)
+    }
+
+    pub(crate) fn release(_: &str, _: &str) -> Result<(), Errno> {
+        Err(ENOSYS)
+    }
+
+    pub(crate) fn sync(_: &str) -> Result<(), Errno> {
+        Err(ENOSYS)
+    }
+
+    pub(crate) fn rollback(_: &str, _: &str) -> Result<(), Errno> {
+        Err(ENOSYS)
+    }
+
+    pub(crate) fn destroy_snapshot(_: &str) -> Result<(), Errno> {
+        Err(ENOSYS)
+    }
+
+    pub(crate) fn bookmark(_: &str, _: &str) -> Result<(), Errno> {
+        Err(ENOSYS)
+    }
+
+    pub(crate) fn destroy_bookmark(_: &str) -> Result<(), Errno> {
+        Err(ENOSYS)
+    }
+
+    pub(crate) fn send_space(_: &str, _: Option<&str>, _: Flags) -> Result<u64, Errno> {
+        Err(ENOSYS)
+    }
+
+    pub(crate) fn send(
+        _: &str,
+        _: Option<&str>,
+        _: BorrowedFd<'_>,
+        _: Flags,
+        _: Option<(u64, u64)>,
+    ) -> Result<(), Errno> {
+        Err(ENOSYS)
+    }
+
+    pub(crate) fn receive(_: &str, _: bool, _: BorrowedFd<'_>) -> Result<(), Errno> {
+        Err(ENOSYS)
+    }
+}
