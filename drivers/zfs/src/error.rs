@@ -88,7 +88,12 @@ pub(crate) fn of_tool(dataset: &str, said: &str) -> Option<Error> {
     let pool = pool_of(dataset);
     let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
     let said = said.trim();
-    let error = if has(&["out of space", "No space left", "quota", "size is greater than available space"]) {
+    let error = if has(&[
+        "out of space",
+        "No space left",
+        "quota exceeded",
+        "size is greater than available space",
+    ]) {
         Error::out_of_space(format!(
             "the pool `{pool}` or a quota above `{dataset}` has not enough room: {said}; free room or raise the quota"
         ))

@@ -1,4 +1,4 @@
-//! What the pool says of an instance, from one run of `zfs get`.
+//! What the pool says of an instance, from one look at it (`look.lua`).
 //!
 //! | dataset | property | meaning |
 //! |---|---|---|
@@ -15,12 +15,9 @@ use std::collections::BTreeMap;
 
 use tandem_sdk::{PointId, PointInfo, Result};
 
-use crate::meta::{self, Meta};
+use crate::lzc::Tree;
+use crate::meta::Meta;
 use crate::names;
-
-/// Properties of the system that are asked for.
-const NATIVE: &str = "guid,createtxg,userrefs,defer_destroy,referenced,written,receive_resume_token,refquota,quota,\
-                      readonly,encryption,keystatus";
 
 /// What is found under an instance's name.
 #[derive(Debug)]
@@ -141,59 +138,39 @@ impl Image {
     }
 }
 
-/// Arguments of `zfs` that ask for an instance.
-pub(crate) fn arguments(name: &str) -> Vec<String> {
-    let mut properties = NATIVE.to_owned();
-    for name in meta::PROPERTIES.iter().map(|n| (*n).to_owned()).chain((0..meta::RULES).map(meta::rules_name))
-    {
-        properties.push(',');
-        properties.push_str(&name);
-    }
-    ["get", "-Hp", "-r", "-t", "filesystem,volume,snapshot,bookmark", "-s", "local,received,none,default"]
-        .into_iter()
-        .chain(["-o", "name,property,value", &properties, name])
-        .map(str::to_owned)
-        .collect()
-}
-
 /// Values of one dataset, snapshot or bookmark.
-type Values<'a> = BTreeMap<&'a str, &'a str>;
+type Values = BTreeMap<String, String>;
 
-fn number(values: &Values<'_>, name: &str) -> u64 {
-    values.get(name).and_then(|v| v.parse().ok()).unwrap_or(0)
+fn is(values: &Values, name: &str, value: &str) -> bool {
+    values.get(name).is_some_and(|v| v == value)
 }
 
-/// Reads what `zfs` printed.
+fn number(values: &Values, name: &str) -> u64 {
+    // Channel programs know signed numbers only.
+    let signed = |v: &String| v.parse::<i64>().ok().map(i64::cast_unsigned);
+    values.get(name).and_then(|v| v.parse().ok().or_else(|| signed(v))).unwrap_or(0)
+}
+
+/// Reads the properties of an instance's dataset and of all below it.
 ///
 /// # Errors
 /// `Unavailable` when our properties make no sense.
-pub(crate) fn parse(name: &str, text: &str) -> Result<Found> {
-    let mut all: BTreeMap<&str, Values<'_>> = BTreeMap::new();
-    for line in text.lines() {
-        let mut fields = line.splitn(3, '\t');
-        let (Some(of), Some(property), Some(value)) = (fields.next(), fields.next(), fields.next()) else {
-            continue;
-        };
-        let values = all.entry(of).or_default();
-        if value != "-" {
-            values.insert(property, value);
-        }
-    }
+pub(crate) fn parse(name: &str, all: &Tree) -> Result<Found> {
     let Some(own) = all.get(name) else { return Ok(Found::Nothing) };
     let stored: BTreeMap<String, String> = own
         .iter()
         .filter(|(property, _)| property.starts_with("tandem:"))
-        .map(|(property, value)| ((*property).to_owned(), (*value).to_owned()))
+        .map(|(property, value)| (property.clone(), value.clone()))
         .collect();
     let Some(meta) = Meta::read(name, &stored)? else { return Ok(Found::Leftover) };
-    let readonly = own.get("readonly") == Some(&"on");
+    let readonly = is(own, "readonly", "on");
     let mut image =
         Image { name: name.to_owned(), meta, stored, readonly, versions: Vec::new(), foreign: Vec::new() };
-    for (of, values) in &all {
+    for (of, values) in all {
         let Some(below) = of.strip_prefix(name) else { continue };
         let Some(child) = below.strip_prefix('/') else {
             if !below.is_empty() {
-                image.foreign.push((*of).to_owned());
+                image.foreign.push(of.clone());
             }
             continue;
         };
@@ -203,7 +180,7 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Found> {
             None => (child, None),
         };
         let Some(version) = names::version_of(dataset) else {
-            image.foreign.push((*of).to_owned());
+            image.foreign.push(of.clone());
             continue;
         };
         let at = match image.versions.iter().position(|v| v.number == version) {
@@ -229,13 +206,13 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Found> {
         match moment {
             Some(moment) if child.contains('#') => here.bookmarks.push(Moment { held: false, ..moment }),
             // It goes as soon as somebody else lets go of it.
-            _ if values.get("defer_destroy") == Some(&"on") => {}
+            _ if is(values, "defer_destroy", "on") => {}
             Some(moment) => here.points.push(moment),
             None if child.contains('#') => {}
             None => {
-                image.foreign.push((*of).to_owned());
+                image.foreign.push(of.clone());
                 if here.foreign.as_ref().is_none_or(|(newest, _)| *newest < txg) {
-                    here.foreign = Some((txg, (*of).to_owned()));
+                    here.foreign = Some((txg, of.clone()));
                 }
             }
         }
@@ -248,14 +225,14 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Found> {
     Ok(Found::Instance(Box::new(image)))
 }
 
-fn read_version(version: &mut Version, values: &Values<'_>) {
+fn read_version(version: &mut Version, values: &Values) {
     version.referenced = number(values, "referenced");
     version.written = number(values, "written");
     version.refquota = number(values, "refquota");
     version.quota = number(values, "quota");
-    version.token = values.get("receive_resume_token").map(|token| (*token).to_owned());
-    version.encrypted = values.get("encryption").is_some_and(|value| *value != "off");
-    version.key_missing = values.get("keystatus") == Some(&"unavailable");
+    version.token = values.get("receive_resume_token").cloned();
+    version.encrypted = values.get("encryption").is_some_and(|value| value != "off");
+    version.key_missing = is(values, "keystatus", "unavailable");
 }
 
 #[cfg(test)]
@@ -280,12 +257,11 @@ mod tests {
             meta.properties().unwrap().iter().map(|(k, v)| format!("{NAME}\t{k}\t{v}\n")).collect();
         for (of, property, value) in [
             ("", "readonly", "on"),
-            ("", "receive_resume_token", "-"),
             ("/v1", "referenced", "4096"),
             ("/v1", "written", "17"),
             ("/v1", "encryption", "off"),
             ("/v1", "receive_resume_token", "1-a-b-c"),
-            (&format!("/v1@tandem-{B}"), "guid", "18446744073709551615"),
+            (&format!("/v1@tandem-{B}"), "guid", "-1"),
             (&format!("/v1@tandem-{B}"), "createtxg", "20"),
             (&format!("/v1@tandem-{B}"), "userrefs", "0"),
             (&format!("/v1@tandem-{A}"), "guid", "7"),
@@ -304,8 +280,19 @@ mod tests {
         text
     }
 
+    fn tree(text: &str) -> Tree {
+        let mut tree = Tree::new();
+        for line in text.lines() {
+            let mut fields = line.splitn(3, '\t').map(str::to_owned);
+            if let (Some(of), Some(property), Some(value)) = (fields.next(), fields.next(), fields.next()) {
+                tree.entry(of).or_default().insert(property, value);
+            }
+        }
+        tree
+    }
+
     fn image(text: &str) -> Image {
-        match parse(NAME, text).unwrap() {
+        match parse(NAME, &tree(text)).unwrap() {
             Found::Instance(image) => *image,
             other => panic!("{other:?}"),
         }
@@ -342,18 +329,18 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_is_no_instance() {
-        assert!(matches!(parse(NAME, "").unwrap(), Found::Nothing));
-        let text = format!("{NAME}\treadonly\toff\n{NAME}\ttandem:role\t-\n");
-        assert!(matches!(parse(NAME, &text).unwrap(), Found::Leftover));
+        assert!(matches!(parse(NAME, &Tree::new()).unwrap(), Found::Nothing));
+        let text = format!("{NAME}\treadonly\toff\n");
+        assert!(matches!(parse(NAME, &tree(&text)).unwrap(), Found::Leftover));
     }
 
     proptest! {
         #[test]
         fn any_text_is_harmless(any in ".*", cut in 0usize..3000, line in "[a-z/@#\t-]{0,60}") {
-            let _ = parse(NAME, &any);
+            let _ = parse(NAME, &tree(&any));
             let whole = text(Role::Secondary);
-            let _ = parse(NAME, whole.get(..cut.min(whole.len())).unwrap_or(""));
-            let _ = parse(NAME, &format!("{whole}{NAME}{line}\n{line}"));
+            let _ = parse(NAME, &tree(whole.get(..cut.min(whole.len())).unwrap_or("")));
+            let _ = parse(NAME, &tree(&format!("{whole}{NAME}{line}\n{line}")));
         }
     }
 }

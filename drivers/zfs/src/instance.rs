@@ -374,9 +374,13 @@ impl Inner {
                 self.destroy_point(cx, version, moment.point).await?;
             }
         }
-        match tool::zfs(cx, &image.name, &["destroy", "-r", &image.name]).await {
-            Err(e) if e.kind == ErrorKind::NotFound => {}
-            other => drop(other?),
+        if image.foreign.is_empty() {
+            for version in &image.versions {
+                self.destroy_dataset(cx, &version.name).await?;
+            }
+            self.destroy_dataset(cx, &image.name).await?;
+        } else {
+            tool::zfs(cx, &image.name, &["destroy", "-r", &image.name]).await?;
         }
         let _ = std::fs::remove_file(self.lock_path(id));
         tracing::info!(instance = %id, "Deleted the instance.");
@@ -386,13 +390,12 @@ impl Inner {
     /// A dataset without our data, of an instance's name: gone if it is empty, else it is somebody else's.
     async fn remove_leftover(&self, cx: &OpContext, id: InstanceId) -> Result<()> {
         let name = self.name(id);
-        match tool::zfs(cx, &name, &["destroy", &name]).await {
-            Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
+        match self.destroy_dataset(cx, &name).await {
             Err(e) => Err(Error::conflict(format!(
                 "the dataset `{name}` bears the name of an instance but none of Tandem's data, and is not empty; rename it"
             ))
             .with("because", e)),
-            Ok(_) => Ok(()),
+            Ok(()) => Ok(()),
         }
     }
 }

@@ -3,8 +3,13 @@
 //! Errors are the kernel's numbers; [`crate::error`] has the words. Without the feature `libzfs_core` the same functions
 //! fail, and [`open`] says why.
 
+use std::collections::BTreeMap;
+
 /// An error number of the system, or one of OpenZFS' own from 1024 on.
 pub(crate) type Errno = i32;
+
+/// Properties by dataset, snapshot or bookmark.
+pub(crate) type Tree = BTreeMap<String, BTreeMap<String, String>>;
 
 /// How a stream is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,16 +27,19 @@ pub(crate) use missing::*;
 
 #[cfg(feature = "libzfs_core")]
 mod linked {
+    use std::collections::BTreeMap;
     use std::ffi::{CStr, CString};
     use std::os::fd::{AsRawFd, BorrowedFd};
     use std::ptr;
 
-    use nvpair::NvList;
+    use nvpair::{NvData, NvList, NvListRef};
     use tandem_sdk::{Error, Result, Retry};
     use zfs_core::{SendFlags, Zfs};
     use zfs_core_sys as sys;
 
-    use super::{Errno, Flags};
+    use crate::names::pool_of;
+
+    use super::{Errno, Flags, Tree};
 
     const EINVAL: Errno = 22;
 
@@ -112,6 +120,102 @@ mod linked {
     pub(crate) fn rollback(dataset: &str, snapshot: &str) -> Result<(), Errno> {
         let (dataset, snapshot) = (name(dataset)?, name(snapshot)?);
         zfs()?.rollback_to(dataset.as_c_str(), snapshot.as_c_str()).map_err(|e| number(&e))
+    }
+
+    /// Most instructions and bytes of a channel program: OpenZFS' own limits, since instances may have many snapshots.
+    const INSTRUCTIONS: u64 = 100_000_000;
+    const MEMORY: u64 = 100 << 20;
+
+    /// The strings of a list.
+    fn texts(list: &NvListRef) -> BTreeMap<String, String> {
+        let text = |data: NvData<'_>| match data {
+            NvData::Str(text) => Some(text.to_string_lossy().into_owned()),
+            _ => None,
+        };
+        let pair =
+            |pair: &nvpair::NvPair| Some((pair.name().to_string_lossy().into_owned(), text(pair.data())?));
+        list.iter().filter_map(pair).collect()
+    }
+
+    /// What a channel program of ours returned.
+    fn returned(list: &NvListRef) -> Tree {
+        let mut tree = Tree::new();
+        for pair in list {
+            let NvData::NvListRef(returned) = pair.data() else { continue };
+            for pair in returned {
+                if let NvData::NvListRef(values) = pair.data() {
+                    tree.insert(pair.name().to_string_lossy().into_owned(), texts(values));
+                }
+            }
+        }
+        tree
+    }
+
+    /// The properties of an instance's dataset and of all below it, in one look: a channel program, since `zfs get` takes
+    /// a process.
+    pub(crate) fn look(dataset: &str) -> Result<Tree, Errno> {
+        let zfs = zfs()?;
+        let mut arguments = NvList::new_unique_names();
+        arguments.insert(c"name", name(dataset)?.as_c_str()).map_err(|e| number(&e))?;
+        let (pool, text) = (name(pool_of(dataset))?, name(include_str!("look.lua"))?);
+        let out = zfs
+            .channel_program_nosync(pool.as_c_str(), text.as_c_str(), INSTRUCTIONS, MEMORY, &arguments)
+            .map_err(|e| number(&e))?;
+        let mut tree = returned(&out);
+        let versions: Vec<String> = tree.keys().filter(|name| !name.contains('@')).cloned().collect();
+        for version in versions {
+            bookmarks(&zfs, &version, &mut tree)?;
+        }
+        Ok(tree)
+    }
+
+    /// Bookmarks, of which channel programs do not tell.
+    fn bookmarks(zfs: &Zfs, dataset: &str, tree: &mut Tree) -> Result<(), Errno> {
+        let mut properties = NvList::new_unique_names();
+        for property in [c"guid", c"createtxg"] {
+            properties.insert(property, &()).map_err(|e| number(&e))?;
+        }
+        let all = match zfs.get_bookmarks_raw(name(dataset)?.as_c_str(), &properties) {
+            Ok(all) => all,
+            // Destroyed meanwhile.
+            Err(e) if number(&e) == 2 => return Ok(()),
+            Err(e) => return Err(number(&e)),
+        };
+        for pair in &all {
+            let NvData::NvListRef(found) = pair.data() else { continue };
+            let mut values = BTreeMap::new();
+            for property in found {
+                let NvData::NvListRef(value) = property.data() else { continue };
+                if let Ok(value) = value.lookup_uint64(c"value") {
+                    values.insert(property.name().to_string_lossy().into_owned(), value.to_string());
+                }
+            }
+            tree.insert(format!("{dataset}#{}", pair.name().to_string_lossy()), values);
+        }
+        Ok(())
+    }
+
+    /// Sets user properties of a dataset, all at once.
+    pub(crate) fn set(dataset: &str, properties: &BTreeMap<String, String>) -> Result<(), Errno> {
+        let zfs = zfs()?;
+        let mut list = NvList::new_unique_names();
+        for (property, value) in properties {
+            list.insert(name(property)?.as_c_str(), name(value)?.as_c_str()).map_err(|e| number(&e))?;
+        }
+        let mut arguments = NvList::new_unique_names();
+        arguments.insert(c"name", name(dataset)?.as_c_str()).map_err(|e| number(&e))?;
+        arguments.insert::<_, NvListRef>(c"properties", &list).map_err(|e| number(&e))?;
+        let (pool, text) = (name(pool_of(dataset))?, name(include_str!("set.lua"))?);
+        let out = zfs
+            .channel_program(pool.as_c_str(), text.as_c_str(), INSTRUCTIONS, MEMORY, &arguments)
+            .map_err(|e| number(&e))?;
+        let error = returned(&out).get("set").and_then(|set| set.get("error")?.parse().ok());
+        done(error.unwrap_or(EINVAL))
+    }
+
+    /// Destroys a dataset that has neither snapshots nor children.
+    pub(crate) fn destroy(dataset: &str) -> Result<(), Errno> {
+        zfs()?.destroy(name(dataset)?.as_c_str()).map_err(|e| number(&e))
     }
 
     fn one(key: &str) -> Result<NvList, Errno> {
@@ -222,11 +326,12 @@ mod linked {
 
 #[cfg(not(feature = "libzfs_core"))]
 mod missing {
+    use std::collections::BTreeMap;
     use std::os::fd::BorrowedFd;
 
     use tandem_sdk::{Error, Result, Retry};
 
-    use super::{Errno, Flags};
+    use super::{Errno, Flags, Tree};
 
     const ENOSYS: Errno = 38;
 
@@ -240,6 +345,18 @@ mod missing {
 
     pub(crate) fn exists(_: &str) -> bool {
         false
+    }
+
+    pub(crate) fn look(_: &str) -> Result<Tree, Errno> {
+        Err(ENOSYS)
+    }
+
+    pub(crate) fn set(_: &str, _: &BTreeMap<String, String>) -> Result<(), Errno> {
+        Err(ENOSYS)
+    }
+
+    pub(crate) fn destroy(_: &str) -> Result<(), Errno> {
+        Err(ENOSYS)
     }
 
     pub(crate) fn snapshot(_: &str) -> Result<(), Errno> {

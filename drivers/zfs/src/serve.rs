@@ -94,7 +94,10 @@ impl Inner {
             return Ok(false);
         }
         let name = current.name.clone();
-        let (refquota, quota) = (format!("refquota={}", wanted.0), format!("quota={}", wanted.1));
+        // Zero is not taken for none.
+        let shown = |size: u64| if size == 0 { "none".to_owned() } else { size.to_string() };
+        let (refquota, quota) =
+            (format!("refquota={}", shown(wanted.0)), format!("quota={}", shown(wanted.1)));
         tool::zfs(cx, &name, &["set", &refquota, &quota, &name]).await?;
         if let Some(current) = image.versions.iter_mut().find(|v| v.name == name) {
             (current.refquota, current.quota) = wanted;

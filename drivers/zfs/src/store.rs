@@ -1,22 +1,33 @@
 //! Instances on the pool: found, locked, changed.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::PathBuf;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use tandem_sdk::{Error, ErrorKind, InstanceId, OpContext, Result};
+use tandem_sdk::{Error, InstanceId, OpContext, Result};
 
 use crate::image::{self, Found, Image};
 use crate::meta::Meta;
 use crate::mount::failed;
-use crate::{Inner, names, tool};
+use crate::{Inner, error, lzc, names, tool};
 
 /// An instance that this call alone may change.
 pub(crate) struct Locked {
     pub(crate) image: Image,
     /// Held until the call ends.
-    _lock: File,
+    _lock: Lock,
+}
+
+/// A lock on an instance.
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a tool that another call is starting holds the file too, until it runs.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 impl Inner {
@@ -33,13 +44,8 @@ impl Inner {
     /// What the pool says of an instance.
     pub(crate) async fn look(&self, cx: &OpContext, id: InstanceId) -> Result<Found> {
         let name = self.name(id);
-        let arguments = image::arguments(&name);
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        match tool::zfs(cx, &name, &arguments).await {
-            Ok(text) => image::parse(&name, &text),
-            Err(e) if e.kind == ErrorKind::NotFound => Ok(Found::Nothing),
-            Err(e) => Err(e),
-        }
+        let tree = tool::kernel(cx, "look at", &name, lzc::look).await?;
+        image::parse(&name, &tree)
     }
 
     /// An instance, to look at only.
@@ -56,7 +62,7 @@ impl Inner {
     }
 
     /// The lock of an instance against a second changing call, in this process or another.
-    pub(crate) fn lock_file(&self, id: InstanceId) -> Result<File> {
+    pub(crate) fn lock_file(&self, id: InstanceId) -> Result<Lock> {
         let run = &self.config.run;
         fs::create_dir_all(run).map_err(|e| failed("create", run, &e))?;
         let path = self.lock_path(id);
@@ -79,7 +85,7 @@ impl Inner {
             // A deletion may have removed the file between the two.
             let same = rustix::fs::fstat(&file).ok().zip(rustix::fs::stat(&path).ok());
             if same.is_some_and(|(ours, there)| (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)) {
-                return Ok(file);
+                return Ok(Lock(file));
             }
         }
     }
@@ -123,18 +129,15 @@ impl Inner {
             // Rules that are fewer now.
             wanted.entry(name.clone()).or_insert_with(|| ";".to_owned());
         }
-        let changed: Vec<String> = wanted
+        let changed: BTreeMap<String, String> = wanted
             .iter()
             .filter(|(name, value)| image.stored.get(*name) != Some(value))
-            .map(|(name, value)| format!("{name}={value}"))
+            .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
         if changed.is_empty() {
             return Ok(());
         }
-        let mut arguments = vec!["set"];
-        arguments.extend(changed.iter().map(String::as_str));
-        arguments.push(&image.name);
-        tool::zfs(cx, &image.name, &arguments).await?;
+        tool::kernel(cx, "note the state of", &image.name, move |name| lzc::set(name, &changed)).await?;
         image.stored = wanted;
         Ok(())
     }
@@ -185,10 +188,16 @@ impl Inner {
         for moment in &version.points {
             self.destroy_point(cx, version, moment.point).await?;
         }
-        match tool::zfs(cx, &version.name, &["destroy", &version.name]).await {
-            Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
-            other => other.map(drop),
-        }
+        self.destroy_dataset(cx, &version.name).await
+    }
+
+    /// Destroys a dataset that has nothing below it.
+    pub(crate) async fn destroy_dataset(&self, cx: &OpContext, name: &str) -> Result<()> {
+        tool::kernel(cx, "destroy", name, |name| match lzc::destroy(name) {
+            Err(error::ENOENT) => Ok(()),
+            other => other,
+        })
+        .await
     }
 }
 

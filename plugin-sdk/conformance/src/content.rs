@@ -34,13 +34,15 @@ pub(crate) fn folder_of(exports: &[ExportLocation]) -> Option<PathBuf> {
     exports.iter().map(|export| PathBuf::from(&export.path)).find(|path| path.is_absolute() && path.is_dir())
 }
 
-/// Makes a folder hold exactly this.
+/// Makes a folder hold exactly this. What is so already is not written again: for storage that counts blocks, that would be
+/// a change.
 pub(crate) fn write(folder: &Path, content: &Content) -> Check {
     let failed = |e: std::io::Error| format!("the export {} cannot be written: {e}", folder.display());
-    for name in read(folder)?.keys().filter(|name| !content.contains_key(*name)) {
+    let before = read(folder)?;
+    for name in before.keys().filter(|name| !content.contains_key(*name)) {
         fs::remove_file(folder.join(name)).map_err(failed)?;
     }
-    for (name, bytes) in content {
+    for (name, bytes) in content.iter().filter(|(name, bytes)| before.get(*name) != Some(bytes)) {
         fs::write(folder.join(name), bytes).map_err(failed)?;
     }
     Ok(())
