@@ -8,7 +8,7 @@ use tandem_sdk::{Error, Result};
 /// Bytes of a record.
 pub(crate) const BYTES: usize = 312;
 
-const MAGIC: u64 = 0x2_F5ba_cbac;
+const MAGIC: u64 = 0x2_f5ba_cbac;
 const RESUMING: u64 = 1 << 20;
 const RAW: u64 = 1 << 24;
 const SUBSTREAM: u64 = 1;

@@ -70,7 +70,7 @@ impl Token {
 
 fn bytes(hex: &str) -> Option<Vec<u8>> {
     let digits = hex.as_bytes();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return None;
     }
     digits.chunks_exact(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
@@ -93,7 +93,6 @@ impl<'a> Reader<'a> {
 
     /// Calls `each` for every pair.
     fn list(&self, each: &mut dyn FnMut(&str, Value<'a>)) -> Option<()> {
-        const BOOLEAN: i32 = 1;
         const UINT64: i32 = 8;
         const STRING: i32 = 9;
         // Encoding 0 is native; byte order 1 is little-endian. Version and flags follow.
@@ -117,7 +116,6 @@ impl<'a> Reader<'a> {
                     let text = pair.get(value..)?.split(|byte| *byte == 0).next()?;
                     Value::Text(std::str::from_utf8(text).ok()?)
                 }
-                BOOLEAN => Value::Other,
                 _ => Value::Other,
             };
             each(std::str::from_utf8(name).ok()?, value);

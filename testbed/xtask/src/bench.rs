@@ -22,7 +22,8 @@ pub(crate) fn run(names: &[String]) -> Result<()> {
         return Err("the testbed has no benchmarks.".into());
     }
     system::prepare()?;
-    Run::cargo().args(["build", "--release", "--workspace", "--locked"]).run()?;
+    let build = Run::cargo().args(["build", "--release", "--workspace", "--locked"]);
+    build.args(workspace.features()).run()?;
     for bench in benches {
         Run::cargo()
             .args(["bench", "--package", "tandem-testbed", "--locked", "--bench", bench])

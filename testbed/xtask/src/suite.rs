@@ -47,7 +47,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Vec<Suite>> {
     let mut garbled = None;
     let arguments =
         ["test", "--workspace", "--no-run", "--locked", "--message-format=json-render-diagnostics"];
-    Run::cargo().args(arguments).lines(|line| match parse(line) {
+    Run::cargo().args(arguments).args(workspace.features()).lines(|line| match parse(line) {
         Ok(message) => suites.extend(suite(workspace, &message)),
         Err(sentence) => garbled = Some(sentence),
     })?;

@@ -75,13 +75,16 @@ fn steps(
     if !["unit", "conformance", "end-to-end", "guests"].iter().any(|step| wants(step)) {
         return Ok(());
     }
+    // Before anything is built: drivers are built for the libraries that are there.
+    let guests = wants("guests") && report.step("guests: packages and modules", testbed::prepare);
     let mut suites = Vec::new();
     let built = report.step("build", || {
         if wants("unit") || wants("end-to-end") || wants("guests") {
             suites = suite::build(workspace)?;
         }
         // The programs and the plug-ins themselves: the tests load and start what people will.
-        Run::cargo().args(["build", "--quiet", "--workspace", "--locked"]).run()?;
+        let build = Run::cargo().args(["build", "--quiet", "--workspace", "--locked"]);
+        build.args(workspace.features()).run()?;
         Ok(format!("{} test programs", suites.len()))
     });
     if !built {
@@ -93,7 +96,7 @@ fn steps(
         });
         report.step("documentation tests", || {
             let tests = ["test", "--quiet", "--workspace", "--doc", "--locked"];
-            add(total, suite::counted(Run::cargo().args(tests))?)
+            add(total, suite::counted(Run::cargo().args(tests).args(workspace.features()))?)
         });
     }
     let mut cases = Vec::new();
@@ -114,7 +117,7 @@ fn steps(
     if wants("end-to-end") {
         end_to_end(workspace, &suites, report, total);
     }
-    if wants("guests") {
+    if guests {
         in_guests(workspace, &suites, &cases, report, total);
     }
     Ok(())
@@ -133,9 +136,6 @@ fn in_guests(
     report: &mut Report,
     total: &mut Counts,
 ) {
-    if !report.step("guests: packages and modules", testbed::prepare) {
-        return;
-    }
     let environment = [("TANDEM_ARTIFACTS", workspace.artifacts(false))];
     for suite in suites.iter().filter(|suite| suite.package == GUESTS && boots(suite)) {
         report.step(&format!("guests: {}", suite.name), || all([suite], &environment, total));

@@ -61,7 +61,7 @@ impl Options {
 fn build(workspace: &Workspace, release: bool) -> Result<()> {
     let drivers = workspace.drivers();
     let packages = ["tandemd", "tandem"].into_iter().chain(drivers.iter().map(|driver| driver.name.as_str()));
-    let mut build = Run::cargo().args(["build", "--locked"]);
+    let mut build = Run::cargo().args(["build", "--locked"]).args(workspace.features());
     for package in packages {
         build = build.args(["--package", package]);
     }

@@ -23,6 +23,8 @@ pub(crate) struct Package {
     pub(crate) targets: Vec<Target>,
     /// `package.metadata.tandem.test_only = true`: a driver that is never installed for a person.
     pub(crate) test_only: bool,
+    /// `package.metadata.tandem.system_features.FEATURE = "LIBRARY"`: features to switch on where pkg-config finds a library.
+    pub(crate) system_features: Vec<(String, String)>,
 }
 
 /// A declared dependency, of whatever kind.
@@ -68,6 +70,19 @@ impl Workspace {
     /// The folder of built programs and libraries of a profile.
     pub(crate) fn artifacts(&self, release: bool) -> PathBuf {
         self.target.join(if release { "release" } else { "debug" })
+    }
+
+    /// Arguments of cargo that switch on what this machine has the libraries for. The same for every build of the workspace,
+    /// else each would throw the others' work away.
+    pub(crate) fn features(&self) -> Vec<String> {
+        let features: Vec<String> = self
+            .packages
+            .iter()
+            .flat_map(|package| package.system_features.iter().map(move |feature| (package, feature)))
+            .filter(|(_, (_, library))| Run::new("pkg-config").args(["--exists", library]).succeeds())
+            .map(|(package, (feature, _))| format!("{}/{feature}", package.name))
+            .collect();
+        if features.is_empty() { features } else { vec!["--features".into(), features.join(",")] }
     }
 
     /// The packages under `drivers/` that build a loadable library.
@@ -123,6 +138,13 @@ fn package(value: &Value, root: &Path) -> Package {
         dir: manifest.parent().and_then(inside).unwrap_or_default(),
         dependencies,
         targets,
+        system_features: value
+            .pointer("/metadata/tandem/system_features")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            .filter_map(|(feature, library)| Some((feature.clone(), library.as_str()?.to_string())))
+            .collect(),
         test_only: value.pointer("/metadata/tandem/test_only") == Some(&Value::Bool(true)),
     }
 }

@@ -53,7 +53,7 @@ impl Client {
         for client in &mut all {
             client.write &= !access.read_only;
         }
-        all.sort_unstable_by(|a, b| (a.address, a.prefix, !a.write).cmp(&(b.address, b.prefix, !b.write)));
+        all.sort_unstable_by_key(|a| (a.address, a.prefix, !a.write));
         all.dedup_by(|b, a| a.address == b.address && a.prefix == b.prefix);
         all
     }
