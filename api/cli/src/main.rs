@@ -4,6 +4,7 @@
 //! line makes no sense, and 3 when no server answers.
 #![allow(clippy::print_stdout, reason = "a command line tool talks on standard output")]
 
+mod cert;
 mod client;
 mod config;
 mod human;
@@ -77,6 +78,11 @@ enum Command {
     Drivers,
     /// Checks the laws of the manager; ends with 1 when one is broken.
     Doctor,
+    /// Makes certificates, so that hosts know each other; asks no server.
+    Cert {
+        #[command(subcommand)]
+        what: cert::Cert,
+    },
     /// Prints completions for a shell: `tandem completions bash > /etc/bash_completion.d/tandem`.
     Completions {
         /// The shell.
@@ -166,6 +172,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         clap_complete::generate(shell, &mut Arguments::command(), "tandem", &mut std::io::stdout());
         return Ok(());
     }
+    if let Command::Cert { what } = &arguments.command {
+        return cert::run(what);
+    }
     let config =
         Config::load(arguments.endpoint.as_deref(), arguments.token.as_deref(), arguments.config.as_deref())?;
     let client = Client::new(config);
@@ -198,7 +207,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             let healthy = answer.pointer("/doctor/healthy").and_then(Value::as_bool) == Some(true);
             if healthy { Ok(()) } else { Err(Failure::Said) }
         }
-        Command::Completions { .. } => Ok(()),
+        Command::Completions { .. } | Command::Cert { .. } => Ok(()),
     }
 }
 
