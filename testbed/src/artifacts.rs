@@ -31,14 +31,24 @@ pub fn driver(name: &str) -> PathBuf {
 /// The folder of the virtual environment with the stock client: named by `TANDEM_CLIENT`, or where `cargo xtask test`
 /// keeps it.
 pub fn client() -> PathBuf {
-    let folder = match (std::env::var_os("TANDEM_CLIENT"), std::env::var_os("XDG_CACHE_HOME")) {
+    environment("client", "TANDEM_CLIENT", "bin/openstack")
+}
+
+/// The folder of the virtual environment with a Keystone: named by `TANDEM_KEYSTONE`, or where `cargo xtask test` keeps
+/// it.
+pub fn keystone() -> PathBuf {
+    environment("keystone", "TANDEM_KEYSTONE", "bin/keystone-manage")
+}
+
+fn environment(name: &str, variable: &str, program: &str) -> PathBuf {
+    let folder = match (std::env::var_os(variable), std::env::var_os("XDG_CACHE_HOME")) {
         (Some(folder), _) => PathBuf::from(folder),
-        (_, Some(cache)) => Path::new(&cache).join("tandem/client"),
-        _ => Path::new(&std::env::var_os("HOME").unwrap()).join(".cache/tandem/client"),
+        (_, Some(cache)) => Path::new(&cache).join("tandem").join(name),
+        _ => Path::new(&std::env::var_os("HOME").unwrap()).join(".cache/tandem").join(name),
     };
     assert!(
-        folder.join("bin/openstack").exists(),
-        "{} has no stock client; run `cargo xtask test` once, or name a virtual environment in TANDEM_CLIENT.",
+        folder.join(program).exists(),
+        "{} has no {name}; run `cargo xtask test` once, or name a virtual environment in {variable}.",
         folder.display()
     );
     folder

@@ -6,16 +6,26 @@ use serde_json::Value;
 
 use crate::artifacts;
 
-/// `openstack` against one server, without authentication.
+/// `openstack`, as one user.
 #[derive(Debug)]
 pub struct Openstack {
-    endpoint: String,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Openstack {
-    /// A client of the server at `endpoint` (`http://address`).
+    /// A client of the server at `endpoint` (`http://address`), without authentication.
     pub fn new(endpoint: &str) -> Self {
-        Self { endpoint: format!("{endpoint}/v2") }
+        Self::with([("OS_AUTH_TYPE", "none".into()), ("OS_ENDPOINT", format!("{endpoint}/v2"))])
+    }
+
+    /// A client that finds server and user in its environment.
+    pub fn with(environment: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        Self { environment: environment.into_iter().collect() }
+    }
+
+    /// What is in its environment.
+    pub fn environment(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.environment.iter().map(|(name, value)| (*name, value.as_str()))
     }
 
     /// Runs `openstack` with these arguments.
@@ -26,8 +36,7 @@ impl Openstack {
             .args(["--kill-after=5", "240"])
             .arg(artifacts::client().join("bin/openstack"))
             .args(arguments)
-            .env("OS_AUTH_TYPE", "none")
-            .env("OS_ENDPOINT", &self.endpoint)
+            .envs(self.environment())
             .output()
             .unwrap()
     }

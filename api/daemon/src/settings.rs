@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use tandem_host::remote::{TlsFiles, host_name};
-use tandem_server::auth::{Authenticator as _, NoAuth};
+use tandem_server::auth::{Authenticator as _, KeystoneSettings, NoAuth};
 
 /// Everything that an operator decides.
 #[derive(Debug, Deserialize)]
@@ -94,6 +94,8 @@ pub(crate) struct Auth {
     pub(crate) mode: AuthMode,
     /// The file of hashed tokens, for `tokens`.
     pub(crate) tokens_file: Option<PathBuf>,
+    /// Where Keystone is and as whom it is asked, for `keystone`.
+    pub(crate) keystone: Option<KeystoneSettings>,
     /// Lets `noauth` listen beyond loopback. Everybody who reaches the port is then an administrator.
     pub(crate) noauth_beyond_loopback: bool,
 }
@@ -107,6 +109,8 @@ pub(crate) enum AuthMode {
     Noauth,
     /// By a token of the file.
     Tokens,
+    /// By a token of OpenStack's identity service.
+    Keystone,
 }
 
 /// Who may do what.
@@ -251,7 +255,9 @@ impl Settings {
             settings.policy.file.as_mut(),
             settings.driver_host.as_mut(),
         ];
-        for path in paths.into_iter().chain(optional).flatten() {
+        let keystone = settings.auth.keystone.as_mut();
+        let keystone = keystone.map(|keystone| [keystone.password_file.as_mut(), keystone.ca_file.as_mut()]);
+        for path in paths.into_iter().chain(optional).chain(keystone.into_iter().flatten()).flatten() {
             *path = folder.join(&*path);
         }
         if let Some(tls) = &mut settings.tls {
@@ -336,6 +342,9 @@ impl Settings {
 
     fn check_auth(&self) -> Result<(), String> {
         let auth = &self.auth;
+        if let Some(keystone) = &auth.keystone {
+            keystone.check()?;
+        }
         match auth.mode {
             AuthMode::Noauth => {
                 let noauth = NoAuth { anywhere: auth.noauth_beyond_loopback };
@@ -346,7 +355,10 @@ impl Settings {
             AuthMode::Tokens if auth.tokens_file.is_none() => {
                 Err("auth.mode is \"tokens\", so auth.tokens_file must name the file of tokens.".into())
             }
-            AuthMode::Tokens => Ok(()),
+            AuthMode::Keystone if auth.keystone.is_none() => {
+                Err("auth.mode is \"keystone\", so [auth.keystone] must say where it is.".into())
+            }
+            AuthMode::Tokens | AuthMode::Keystone => Ok(()),
         }
     }
 

@@ -12,7 +12,9 @@ use tandem_manager::clock::{Clock as _, SystemClock};
 use tandem_manager::store::kill_at;
 use tandem_manager::store::sqlite::SqliteStore;
 use tandem_server::App;
-use tandem_server::auth::{Authenticator, NoAuth, Tokens};
+use tandem_server::auth::{
+    Authenticator, Keystone, KeystoneSettings, NoAuth, PASSWORD_VARIABLE, Password, Secret, Tokens,
+};
 use tandem_server::native::Native;
 use tandem_server::policy::Policy;
 
@@ -60,12 +62,36 @@ pub(crate) async fn wire(settings: &Settings) -> Result<Wired, String> {
 }
 
 fn authenticator(settings: &Settings) -> Result<Arc<dyn Authenticator>, String> {
-    match (settings.auth.mode, &settings.auth.tokens_file) {
-        (AuthMode::Tokens, Some(file)) => {
+    let auth = &settings.auth;
+    match (auth.mode, &auth.tokens_file, &auth.keystone) {
+        (AuthMode::Tokens, Some(file), _) => {
             let tokens = Tokens::load(file.clone()).map_err(|error| format!("{error}."))?;
             Ok(Arc::new(tokens))
         }
-        _ => Ok(Arc::new(NoAuth { anywhere: settings.auth.noauth_beyond_loopback })),
+        (AuthMode::Keystone, _, Some(settings)) => {
+            let keystone =
+                Keystone::new(settings, password(settings)?).map_err(|why| format!("Keystone: {why}"))?;
+            let keystone = Arc::new(keystone);
+            let first = keystone.clone();
+            tokio::spawn(async move { first.prepare().await });
+            Ok(keystone)
+        }
+        _ => Ok(Arc::new(NoAuth { anywhere: auth.noauth_beyond_loopback })),
+    }
+}
+
+/// Where the service user's password is.
+fn password(settings: &KeystoneSettings) -> Result<Password, String> {
+    if let Some(file) = &settings.password_file {
+        return Ok(Password::File(file.clone()));
+    }
+    match std::env::var(PASSWORD_VARIABLE) {
+        Ok(password) if !password.is_empty() => Ok(Password::Given(Secret::new(password))),
+        _ => Err(format!(
+            "The password of Keystone's user '{}' is nowhere: name its file in auth.keystone.password_file, or set the \
+             variable {PASSWORD_VARIABLE}.",
+            settings.username
+        )),
     }
 }
 

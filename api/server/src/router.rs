@@ -173,6 +173,7 @@ impl Server {
                 }
                 response
             }
+            Refusal::Unavailable { why } => Fault::new(503, why).response(),
             Refusal::Introduce { token } => {
                 let url = format!("{}{}", self.app.base(&parts.headers), parts.uri);
                 let mut response = bytes_response(204, "text/plain; charset=UTF-8", Vec::new());

@@ -1,6 +1,6 @@
 //! The stock OpenStack client from PyPI, in a virtual environment that is kept between runs.
 
-use crate::{Result, command::Run, system};
+use crate::{Result, command::Run, python::Environment};
 use std::path::{Path, PathBuf};
 
 /// Exactly what the README tells people to install.
@@ -8,19 +8,8 @@ const PACKAGES: &[&str] = &["python-openstackclient", "python-manilaclient"];
 
 /// The folder of the virtual environment; made when it is not there or was left half made.
 pub(crate) fn prepare() -> Result<PathBuf> {
-    let folder = system::cache()?.join("client");
-    let complete = folder.join("complete");
-    let wanted = PACKAGES.join("\n");
-    if std::fs::read_to_string(&complete).is_ok_and(|had| had == wanted) && version(&folder).is_ok() {
-        return Ok(folder);
-    }
-    println!("Installing {} from PyPI into {}", PACKAGES.join(" and "), folder.display());
-    Run::new(system::python()).args(["-m", "venv", "--clear"]).args([&folder]).run()?;
-    let pip = || Run::new(folder.join("bin/python3")).args(["-m", "pip", "--disable-pip-version-check"]);
-    pip().args(["install", "--quiet"]).args(PACKAGES).run()?;
-    version(&folder)?;
-    std::fs::write(&complete, wanted).map_err(|error| format!("writing {}: {error}.", complete.display()))?;
-    Ok(folder)
+    let arguments = PACKAGES.iter().map(|package| (*package).to_owned()).collect();
+    Environment { name: "client", arguments, wanted: PACKAGES.join("\n") }.prepare(version)
 }
 
 /// What the client says its version is.

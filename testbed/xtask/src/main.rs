@@ -8,6 +8,8 @@ mod bench;
 mod client;
 mod command;
 mod conformance;
+mod keystone;
+mod python;
 mod report;
 mod suite;
 mod system;

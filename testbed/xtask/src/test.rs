@@ -3,7 +3,7 @@
 use crate::{
     Result, client,
     command::Run,
-    conformance,
+    conformance, keystone,
     report::Report,
     suite::{self, Counts, Suite},
     system, testbed, tidy, up_check,
@@ -160,8 +160,18 @@ fn end_to_end(workspace: &Workspace, suites: &[Suite], report: &mut Report, tota
     if !ready {
         return;
     }
+    // Without it only the tests that need it fail.
+    let mut identity = PathBuf::new();
+    report.step("Keystone", || {
+        identity = keystone::prepare(&workspace.root)?;
+        keystone::version(&identity)
+    });
     let artifacts = workspace.artifacts(false);
-    let environment = [("TANDEM_ARTIFACTS", artifacts.clone()), ("TANDEM_CLIENT", stock.clone())];
+    let environment = [
+        ("TANDEM_ARTIFACTS", artifacts.clone()),
+        ("TANDEM_CLIENT", stock.clone()),
+        ("TANDEM_KEYSTONE", identity),
+    ];
     for suite in suites.iter().filter(|suite| suite.package == TESTBED && !boots(suite)) {
         let kind = if suite.integration { "end to end" } else { "testbed" };
         report.step(&format!("{kind}: {}", suite.name), || all([suite], &environment, total));

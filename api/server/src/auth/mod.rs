@@ -1,12 +1,15 @@
-//! Who asks. Each way of telling is an [`Authenticator`]: [`NoAuth`], [`Tokens`], and later Keystone.
+//! Who asks. Each way of telling is an [`Authenticator`]: [`NoAuth`], [`Tokens`], [`Keystone`].
 
+mod keystone;
 mod noauth;
 mod tokens;
 
 use async_trait::async_trait;
 use axum::http::HeaderMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+pub use keystone::{Hidden, Keystone, KeystoneSettings, PASSWORD_VARIABLE, Password, Secret};
 pub use noauth::NoAuth;
 pub use tokens::{Tokens, TokensError};
 
@@ -18,12 +21,29 @@ pub const TOKEN_HEADER: &str = "X-Auth-Token";
 pub struct Identity {
     /// The user.
     pub user_id: String,
-    /// The project that the user works in.
+    /// The project that the user works in; empty unless `scope` is a project.
     pub project_id: String,
     /// The roles that the user has there, in lower case.
     pub roles: Vec<String>,
     /// Whether the rule `context_is_admin` holds (or the authenticator says so); set once per request.
     pub is_admin: bool,
+    /// What the caller's roles are for.
+    pub scope: Scope,
+    /// What else policy rules may ask for: `user_domain_id`, `project_domain_id`, `domain_id`.
+    pub facts: BTreeMap<String, String>,
+}
+
+/// What a caller's roles are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// One project.
+    Project,
+    /// The whole system: administration beside the projects.
+    System,
+    /// One domain.
+    Domain,
+    /// Nothing: the caller has a name and no roles.
+    Nothing,
 }
 
 /// Why a request has no caller.
@@ -35,6 +55,11 @@ pub enum Refusal {
     Introduce {
         /// The token to use.
         token: String,
+    },
+    /// Whoever knows callers cannot be asked now.
+    Unavailable {
+        /// A sentence for the caller.
+        why: String,
     },
 }
 

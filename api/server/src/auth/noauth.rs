@@ -5,9 +5,10 @@
 
 use async_trait::async_trait;
 use axum::http::HeaderMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::{Authenticator, Identity, Refusal, TOKEN_HEADER, text};
+use super::{Authenticator, Identity, Refusal, Scope, TOKEN_HEADER, text};
 
 /// Believes every caller. Fit for loopback only, unless the operator insists.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,6 +33,8 @@ impl Authenticator for NoAuth {
             project_id: project.to_owned(),
             roles: vec!["admin".into()],
             is_admin: true,
+            scope: Scope::Project,
+            facts: BTreeMap::new(),
         })
     }
 

@@ -15,12 +15,12 @@ use async_trait::async_trait;
 use axum::http::HeaderMap;
 use serde::Deserialize;
 use sha2::Digest;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::{Authenticator, Identity, Refusal, TOKEN_HEADER, text};
+use super::{Authenticator, Identity, Refusal, Scope, TOKEN_HEADER, text};
 use crate::watch::{Change, Watched};
 
 /// Why a tokens file is refused.
@@ -158,6 +158,8 @@ fn parse(path: &Path, text: &str) -> Result<Known, TokensError> {
             project_id: entry.project,
             roles: entry.roles.iter().map(|r| r.to_lowercase()).collect(),
             is_admin: false,
+            scope: Scope::Project,
+            facts: BTreeMap::new(),
         };
         if known.insert(hash, identity).is_some() {
             return Err(wrong(format!("{which}: its hash is in the file twice")));

@@ -16,6 +16,9 @@ const MAX_SIZE: i64 = i32::MAX as i64;
 
 pub(super) async fn create(call: Call) -> Result {
     call.authorize("share:create")?;
+    if call.who.project_id.is_empty() {
+        return Err(Fault::bad_request("A share belongs to a project, and this token is for none."));
+    }
     let wanted = call.entity("share")?.ok_or_else(|| Fault::bare(422))?;
     let is_public = read::is_public(&call, wanted, "share:create_public_share")?.unwrap_or(false);
     let either = |short: &'static str, long: &'static str| match read::filled(wanted, short)? {

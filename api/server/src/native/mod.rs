@@ -192,12 +192,13 @@ impl Native {
             }
             other => other,
         };
-        let Ok((who, rules)) = identified else {
-            return Err(Refused::new(
+        let (who, rules) = identified.map_err(|refusal| match refusal {
+            Refusal::Unavailable { why } => Refused::new(StatusCode::SERVICE_UNAVAILABLE, why),
+            Refusal::Unauthorized | Refusal::Introduce { .. } => Refused::new(
                 StatusCode::UNAUTHORIZED,
                 format!("This call needs a valid token in {TOKEN_HEADER}."),
-            ));
-        };
+            ),
+        })?;
         let (credentials, own) = credentials(&who);
         if rules.allow(rule, &credentials, &own) {
             return Ok(());

@@ -5,16 +5,20 @@
 
 use std::collections::BTreeMap;
 
+use crate::auth::Scope;
+
 /// Facts about the caller or about the object, by name.
 pub type Facts = BTreeMap<String, String>;
 
 /// The caller, as rules see it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Credentials {
     /// Roles, in lower case.
     pub roles: Vec<String>,
     /// `user_id`, `project_id`, `is_admin` and the like; booleans are written `True` and `False`.
     pub facts: Facts,
+    /// What the roles are for.
+    pub scope: Scope,
 }
 
 /// A parsed check string.
@@ -114,6 +118,16 @@ impl Check {
                 who.facts.get(kind).is_some_and(|has| wanted.fill(target).as_ref() == Some(has))
             }
             Self::Literal(text, wanted) => wanted.fill(target).as_ref() == Some(text),
+        }
+    }
+
+    /// Whether it asks for this fact about the caller, the rules that it refers to left aside. A rule that holds only
+    /// for callers without it does not ask for it.
+    pub(super) fn asks_for(&self, fact: &str) -> bool {
+        match self {
+            Self::And(many) | Self::Or(many) => many.iter().any(|check| check.asks_for(fact)),
+            Self::Attribute(kind, _) => kind == fact,
+            _ => false,
         }
     }
 

@@ -21,6 +21,9 @@ const GROUPS: &[(&str, &[(&str, &str)])] = &[
     ("rule:context_is_admin", ADMIN),
     ("(rule:context_is_admin) or (rule:project-member)", MEMBER),
     ("(rule:context_is_admin) or (rule:project-reader)", READER),
+    // Tandem's own API, /v1: about the whole system.
+    ("rule:context_is_admin or (role:reader and system_scope:all)", &[("tandem", "read")]),
+    ("rule:context_is_admin or (role:admin and system_scope:all)", &[("tandem", "operate")]),
     ("rule:admin_or_service_api", &[("resource_lock", "get_all_projects")]),
     ("(rule:admin_or_service_api) or (rule:project-member)", &[("resource_lock", "create")]),
     ("(rule:admin_or_service_api) or (rule:project-reader)", &[("resource_lock", "get get_all")]),
@@ -57,7 +60,6 @@ const ADMIN: &[(&str, &str)] = &[
     ("share", "update_admin_only_metadata"),
     ("share_backup", "get_all_project reset_status"),
     ("share_export_location", "update_admin_only_metadata"),
-    ("tandem", "read operate"), // Tandem's own API, /v1
     ("share_group", "force_delete reset_status"),
     ("share_group_snapshot", "force_delete reset_status"),
     ("share_group_type", "create delete list_project_access add_project_access remove_project_access"),

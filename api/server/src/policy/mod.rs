@@ -17,7 +17,7 @@ pub use check::{Check, Credentials, Facts};
 pub use file::Mistake;
 pub use parse::{Wrong, parse};
 
-use crate::auth::Identity;
+use crate::auth::{Identity, Scope};
 use crate::watch::{Change, Watched};
 
 /// The rules in force.
@@ -81,21 +81,46 @@ impl Rules {
 
     /// Whether the caller may do `action` to an object of these facts. An action without a rule of its own
     /// falls to the rule `default`.
+    ///
+    /// Rules are about roles in a project. For callers of another scope they hold only where they speak of it
+    /// (`system_scope:all`, `domain_id:…`): `role:admin` alone never lets in who is an administrator of something else.
     pub fn allow(&self, action: &str, who: &Credentials, target: &Facts) -> bool {
-        let rule = self.0.get(action).or_else(|| self.0.get("default"));
-        rule.is_some_and(|check| check.holds(who, target, &|name| self.0.get(name)))
+        let Some(check) = self.0.get(action).or_else(|| self.0.get("default")) else { return false };
+        let meant = match who.scope {
+            Scope::Project => true,
+            Scope::System => self.speaks_of(check, "system_scope", &mut Vec::new()),
+            Scope::Domain => self.speaks_of(check, "domain_id", &mut Vec::new()),
+            Scope::Nothing => false,
+        };
+        meant && check.holds(who, target, &|name| self.0.get(name))
+    }
+
+    /// Whether a rule, or one that it refers to, asks for this fact about the caller.
+    fn speaks_of<'a>(&'a self, check: &'a Check, fact: &str, seen: &mut Vec<&'a str>) -> bool {
+        check.asks_for(fact)
+            || check.references().into_iter().any(|name| {
+                if seen.contains(&name) {
+                    return false;
+                }
+                seen.push(name);
+                self.0.get(name).is_some_and(|check| self.speaks_of(check, fact, seen))
+            })
     }
 }
 
 /// The caller's credentials and the default target of a check: the caller's own project and user.
 pub(crate) fn credentials(who: &Identity) -> (Credentials, Facts) {
-    let own = Facts::from([
-        ("project_id".to_owned(), who.project_id.clone()),
-        ("user_id".to_owned(), who.user_id.clone()),
-    ]);
-    let mut facts = own.clone();
+    let mut own = Facts::from([("user_id".to_owned(), who.user_id.clone())]);
+    if who.scope == Scope::Project {
+        own.insert("project_id".into(), who.project_id.clone());
+    }
+    let mut facts = who.facts.clone();
+    facts.extend(own.clone());
+    if who.scope == Scope::System {
+        facts.insert("system_scope".into(), "all".into());
+    }
     facts.insert("is_admin".into(), if who.is_admin { "True" } else { "False" }.into());
-    (Credentials { roles: who.roles.clone(), facts }, own)
+    (Credentials { roles: who.roles.clone(), facts, scope: who.scope }, own)
 }
 
 /// The rules of a server, kept in step with their file.
@@ -177,7 +202,19 @@ mod tests {
             project_id: project.into(),
             roles: roles.iter().map(|r| (*r).to_owned()).collect(),
             is_admin: roles.contains(&"admin"),
+            scope: Scope::Project,
+            facts: BTreeMap::new(),
         }
+    }
+
+    /// Whether somebody with these roles in the whole system, a domain or nothing may.
+    fn allows_beyond(rules: &Rules, action: &str, roles: &[&str], scope: Scope) -> bool {
+        let mut who = Identity { scope, is_admin: false, ..identity(roles, "") };
+        if scope == Scope::Domain {
+            who.facts.insert("domain_id".into(), "d".into());
+        }
+        let (who, own) = credentials(&who);
+        rules.allow(action, &who, &own)
     }
 
     fn allows(rules: &Rules, action: &str, roles: &[&str], project: &str) -> bool {
@@ -211,6 +248,52 @@ mod tests {
         assert!(allows(&rules, "share_replica:reset_status", &["operator"], "mine"));
         assert!(!allows(&rules, "share_replica:reset_status", &["member"], "mine"));
         assert!(!allows(&rules, "share_replica:resync", &["operator"], "mine"));
+    }
+
+    #[test]
+    fn roles_beside_a_project_count_only_where_a_rule_speaks_of_them() {
+        let rules = Rules::defaults();
+        for scope in [Scope::System, Scope::Domain, Scope::Nothing] {
+            for action in ["context_is_admin", "share:create", "share:get", "share_type:index", "no:such"] {
+                let roles = ["admin", "manager", "member", "reader"];
+                assert!(!allows_beyond(&rules, action, &roles, scope), "{action} {scope:?}");
+            }
+        }
+        assert!(allows_beyond(&rules, "tandem:read", &["reader"], Scope::System));
+        assert!(!allows_beyond(&rules, "tandem:operate", &["reader"], Scope::System));
+        assert!(allows_beyond(&rules, "tandem:operate", &["admin"], Scope::System));
+        assert!(!allows_beyond(&rules, "tandem:read", &["admin"], Scope::Domain));
+        assert!(!allows_beyond(&rules, "tandem:read", &["admin"], Scope::Nothing));
+        assert!(!allows(&rules, "tandem:read", &["reader"], "mine"));
+
+        let opened = Rules::with_file(
+            Path::new("p"),
+            "context_is_admin: 'role:admin or role:admin and system_scope:all'\n\
+             share_type:index: 'role:reader and domain_id:d'\n",
+        );
+        let opened = opened.unwrap();
+        assert!(allows_beyond(&opened, "share:get", &["admin"], Scope::System));
+        assert!(!allows_beyond(&opened, "share:get", &["member"], Scope::System));
+        assert!(!allows_beyond(&opened, "share:get", &["admin"], Scope::Domain));
+        assert!(allows_beyond(&opened, "share_type:index", &["reader"], Scope::Domain));
+    }
+
+    #[test]
+    fn roles_of_a_project_are_keystones_four() {
+        let rules = Rules::with_file(Path::new("p"), "share_replica:resync: 'role:manager'\n").unwrap();
+        // Keystone names the roles that a role implies.
+        let (reader, member) = (&["reader"][..], &["member", "reader"][..]);
+        let (manager, admin) =
+            (&["manager", "member", "reader"][..], &["admin", "manager", "member", "reader"][..]);
+        for (action, who) in [
+            ("share:get", [true, true, true, true]),
+            ("share:create", [false, true, true, true]),
+            ("share_replica:resync", [false, false, true, true]),
+            ("share:reset_status", [false, false, false, true]),
+        ] {
+            let may = [reader, member, manager, admin].map(|roles| allows(&rules, action, roles, "mine"));
+            assert_eq!(may, who, "{action}");
+        }
     }
 
     #[test]

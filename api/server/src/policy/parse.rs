@@ -242,6 +242,7 @@ mod tests {
         let who = Credentials {
             roles: vec!["member".into()],
             facts: Facts::from([("project_id".into(), "p1".into()), ("is_admin".into(), "False".into())]),
+            scope: crate::auth::Scope::Project,
         };
         let target = Facts::from([("project_id".into(), "p1".into())]);
         parse(text).unwrap().holds(&who, &target, &|name| (name == "yes").then_some(&Check::Always))
