@@ -463,3 +463,31 @@ async fn noise_at_the_door_disturbs_nobody() {
     assert_eq!(other.call(&cx(), Pools {}).await.unwrap().len(), 1);
     drop(silent);
 }
+
+#[test]
+fn what_tandem_cert_makes_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let tandem = |arguments: &[&str]| {
+        let program = tandem_testbed::artifacts::program("tandem");
+        let done =
+            std::process::Command::new(program).args(arguments).current_dir(folder.path()).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    tandem(&["cert", "ca"]);
+    tandem(&["cert", "host", HOST]);
+    let text = format!(
+        "name = {HOST:?}\nservers = [{SERVER:?}]\n[tls]\ncertificate = \"tandem-ca/{HOST}.crt\"\n\
+         key = \"tandem-ca/{HOST}.key\"\nca = \"tandem-ca/ca.crt\"\n"
+    );
+    let file = folder.path().join("driver-host.toml");
+    let check = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let program = tandem_testbed::artifacts::program("tandem-driver-host");
+        std::process::Command::new(program).arg("--check").arg("--settings").arg(&file).output().unwrap()
+    };
+    let good = check(&text);
+    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
+    let bad = check(&text.replace(&format!("name = {HOST:?}"), "name = \"storage3\""));
+    let said = String::from_utf8_lossy(&bad.stderr).into_owned();
+    assert!(!bad.status.success() && said.contains("not for the name `storage3`"), "{said}");
+}
