@@ -116,6 +116,8 @@ pub(crate) struct UnixReader {
     socket: Arc<UnixStream>,
     bytes: Vec<u8>,
     fds: VecDeque<OwnedFd>,
+    /// What one look at the socket brings at most.
+    chunk: Vec<u8>,
 }
 
 /// The writing side of a socket pair.
@@ -124,21 +126,28 @@ pub(crate) struct UnixWriter(Arc<UnixStream>);
 /// Both sides of one end of a socket pair.
 pub(crate) fn unix(socket: UnixStream) -> (UnixReader, UnixWriter) {
     let socket = Arc::new(socket);
-    (UnixReader { socket: Arc::clone(&socket), bytes: Vec::new(), fds: VecDeque::new() }, UnixWriter(socket))
+    (
+        UnixReader {
+            socket: Arc::clone(&socket),
+            bytes: Vec::new(),
+            fds: VecDeque::new(),
+            chunk: vec![0; 64 << 10],
+        },
+        UnixWriter(socket),
+    )
 }
 
 impl UnixReader {
     /// Reads on; answers the number of bytes, 0 at the end.
     async fn more(&mut self) -> io::Result<usize> {
-        let mut chunk = [0; 64 << 10];
-        let (socket, fds) = (&self.socket, &mut self.fds);
+        let (socket, fds, chunk) = (&self.socket, &mut self.fds, &mut self.chunk);
         let n = socket
             .async_io(Interest::READABLE, || {
                 let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
                 let mut control = RecvAncillaryBuffer::new(&mut space);
                 let got = recvmsg(
                     socket.as_fd(),
-                    &mut [IoSliceMut::new(&mut chunk)],
+                    &mut [IoSliceMut::new(chunk)],
                     &mut control,
                     RecvFlags::CMSG_CLOEXEC,
                 )?;

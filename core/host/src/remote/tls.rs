@@ -211,7 +211,9 @@ fn reason(error: &rustls::Error, name: &str) -> Option<String> {
     Some(match error {
         rustls::Error::InvalidCertificate(why) => match why {
             // A CA of the same name with another key signs badly.
-            C::UnknownIssuer | C::BadSignature => "its certificate was not issued by the CA that is trusted here".to_owned(),
+            C::UnknownIssuer | C::BadSignature => {
+                "its certificate was not issued by the CA that is trusted here".to_owned()
+            }
             C::Expired | C::ExpiredContext { .. } => "its certificate has expired".to_owned(),
             C::NotValidYet | C::NotValidYetContext { .. } => {
                 "its certificate is not valid yet; is a clock wrong?".to_owned()
