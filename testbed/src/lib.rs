@@ -3,6 +3,7 @@
 //! What the tests share: real processes that end with their owner ([`server`]), the stock client ([`client`]), real
 //! trees of files and an independent judge of them ([`tree`]), and waiting for conditions ([`wait`]). Scenarios that
 //! speak HTTP themselves use [`api`]; real kills and what must be true after them are in [`kill`].
+//! A host of its own, with ZFS and NFS and a power switch, is a [`site`].
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,7 +18,9 @@ pub mod bench;
 pub mod client;
 pub mod far;
 pub mod kill;
+mod rest;
 pub mod server;
 pub mod sim;
+pub mod site;
 pub mod tree;
 pub mod wait;

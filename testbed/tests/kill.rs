@@ -3,7 +3,7 @@
 //!
 //! By default: each operation over `directory`, killed after each of its events and before those that follow a driver's
 //! work; one run in which the server dies after every single event; some kills over storage that replicates by itself;
-//! and a storm of random kills. `TANDEM_LONG=1` adds the rest. `TANDEM_SEED` repeats a storm.
+//! and a storm of random kills. `TANDEM_KILL_BENEATH=zfs`, in a guest with pools, is the same over ZFS. `TANDEM_LONG=1` adds the rest. `TANDEM_SEED` repeats a storm.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -27,6 +27,9 @@ fn main() -> ExitCode {
     let seed =
         std::env::var("TANDEM_SEED").ok().map(|text| text.parse::<u64>().expect("TANDEM_SEED is a number"));
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    if std::env::var_os("TANDEM_KILL_BENEATH").is_some_and(|beneath| beneath == "zfs") {
+        return on_pools(arguments, long);
+    }
     let mut trials = Vec::new();
     // The longest first: two run at once.
     for kind in [
@@ -66,6 +69,27 @@ fn main() -> ExitCode {
     trials.push(trial("a_transfer_goes_on_where_sigterm_cut_it".into(), || transfer::cut_by_a_stop(&TABLE)));
 
     let conclusion = libtest_mimic::run(&arguments, trials);
+    if !arguments.list {
+        println!("{TABLE}");
+    }
+    conclusion.exit_code()
+}
+
+/// The same over ZFS, in a guest; one after the other, for there is one set of pools.
+fn on_pools(mut arguments: Arguments, long: bool) -> ExitCode {
+    arguments.test_threads = Some(1);
+    let kinds = [
+        Kind::CreateReplica,
+        Kind::Sync,
+        Kind::Promote,
+        Kind::DeleteReplica,
+        Kind::CreateShare,
+        Kind::DeleteShare,
+    ];
+    let trials = kinds.map(|kind| {
+        trial(format!("{}_over_zfs", kind.word()), move || matrix::run(kind, Beneath::Zfs, long, &TABLE))
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.into());
     if !arguments.list {
         println!("{TABLE}");
     }

@@ -11,6 +11,7 @@
 mod agent;
 mod channel;
 pub mod disk;
+pub mod forward;
 mod guest;
 pub mod host;
 mod keeper;
@@ -21,10 +22,12 @@ mod network;
 pub mod nfs;
 pub mod place;
 pub mod program;
+mod records;
 mod wire;
 pub mod zfs;
 
 pub use disk::{Behaviour, Disk};
+pub use forward::Forward;
 pub use guest::{Guest, Plan};
 pub use host::{Command, Host, Output, Running};
 pub use kind::Kind;

@@ -80,11 +80,16 @@ impl Client {
     pub fn mount(&self, host: &dyn Host, export: &str, at: &str, options: &str) -> Result<Output> {
         host.run(&["mkdir", "-p", at])?;
         let options = format!("vers=4.2,{options}");
-        let net = format!("--net=/run/netns/{}", self.name);
-        host.output(&Command::new(&["nsenter", &net, "mount", "-t", "nfs4", "-o", &options, export, at]))
+        host.output(&self.command(&["mount", "-t", "nfs4", "-o", &options, export, at]))
     }
 
-    /// The same, which must succeed.
+    /// A command as this client; a name space of its own is all the difference.
+    pub fn command(&self, argv: &[&str]) -> Command {
+        let net = format!("--net=/run/netns/{}", self.name);
+        Command::new(&[&["nsenter", &net], argv].concat())
+    }
+
+    /// [`Self::mount`], which must succeed.
     pub fn must_mount(&self, host: &dyn Host, export: &str, at: &str, options: &str) -> Result<()> {
         match self.mount(host, export, at, options)? {
             output if output.status == 0 => Ok(()),

@@ -1,8 +1,8 @@
 //! The program `tandem-guest`, which is three things: the first process and the agent inside a guest, the keeper beside
-//! a test, and `run` and `shell` for people.
+//! a test, and `run` and `shell` for people. Two small tools for scenarios are in it as well: `dial` and `records`.
 
 use crate::host::Event;
-use crate::{Command, Host, Kind, Lab, Result, agent, keeper, kind, nfs};
+use crate::{Command, Host, Kind, Lab, Result, agent, forward, keeper, kind, nfs, records};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,8 @@ pub fn main() -> ExitCode {
         _ if rustix::process::getpid().is_init() => agent::init().map(|()| 0),
         [word] if *word == agent::SERVE => agent::serve().map(|()| 0),
         ["keep", folder] => keeper::main(Path::new(folder)).map(|()| 0),
+        ["dial", port] => forward::dial(port).map(|()| 0),
+        ["records", file] => records::write(Path::new(file)).map(|()| 0),
         ["run", kind, rest @ ..] => run(kind, rest),
         ["shell", kind, rest @ ..] => shell(kind, rest),
         _ => Err(HELP.into()),

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::lab::{Beneath, HERE, Lab, THERE};
+use super::pools;
 use crate::api::{Api, word};
 use crate::server::BACKENDS;
 use crate::{tree, wait};
@@ -70,7 +71,7 @@ fn holds(lab: &Lab, source: &Path, replica: &str) {
 
 fn differences(lab: &Lab, source: &Path, copy: &Path) -> Vec<String> {
     match lab.beneath {
-        Beneath::Directory => tree::differences(source, copy),
+        Beneath::Directory | Beneath::Zfs => tree::differences(source, copy),
         // The model has no times and no modes, only flat files.
         Beneath::Storage | Beneath::Streamed => {
             let all = names(source).union(&names(copy)).cloned().collect::<Vec<_>>();
@@ -131,6 +132,7 @@ pub fn leftovers(lab: &Lab) -> Vec<String> {
         Beneath::Directory => {
             BACKENDS.iter().flat_map(|(name, _)| folders(&lab.server.backend(name), name, &rows)).collect()
         }
+        Beneath::Zfs => pools::leftovers(&rows),
         Beneath::Storage | Beneath::Streamed => world(&lab.server.backend("world"), &rows),
     }
 }
@@ -141,7 +143,7 @@ fn names(folder: &Path) -> BTreeSet<String> {
 }
 
 /// Ids of the rows that are placed on a back end.
-fn placed(rows: &[Value], backend: &str) -> BTreeSet<String> {
+pub(super) fn placed(rows: &[Value], backend: &str) -> BTreeSet<String> {
     let here = |row: &&Value| row["host"].as_str().is_some_and(|host| host.contains(&format!("@{backend}#")));
     rows.iter().filter(here).map(|row| word(&row["id"])).collect()
 }

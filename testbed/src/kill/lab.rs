@@ -9,6 +9,7 @@ use std::process::{Command, ExitStatus};
 
 use serde_json::Value;
 
+use super::pools;
 use crate::api::{Answered, Api, Gone, word};
 use crate::server::Server;
 use crate::wait;
@@ -38,6 +39,8 @@ pub enum Beneath {
     Storage,
     /// The model driver, streamed by Tandem.
     Streamed,
+    /// ZFS pools of the guest in which the test runs.
+    Zfs,
 }
 
 impl Beneath {
@@ -47,11 +50,21 @@ impl Beneath {
             Self::Directory => "directory",
             Self::Storage => "storage",
             Self::Streamed => "streamed",
+            Self::Zfs => "zfs",
         }
+    }
+
+    /// Whether what users write in a share is really there, file by file.
+    pub fn holds_files(self) -> bool {
+        matches!(self, Self::Directory | Self::Zfs)
     }
 
     fn prepare(self, more: &str) -> Server {
         match self {
+            Self::Zfs => {
+                pools::empty();
+                Server::prepare_with("zfs", pools::settings, more)
+            }
             Self::Directory => {
                 Server::prepare_with("directory", |_, root| format!("{{ root = {root:?} }}"), more)
             }
@@ -98,8 +111,11 @@ impl Lab {
         let lab = Self::set_up(stage, beneath, more, specs, true);
         let template = lab.template();
         fs::create_dir(&template).unwrap();
-        for folder in ["state", "backends"] {
+        for folder in lab.folders() {
             copy(&lab.server.folder().join(folder), &template.join(folder));
+        }
+        if beneath == Beneath::Zfs {
+            pools::keep();
         }
         lab
     }
@@ -149,12 +165,20 @@ impl Lab {
 
     /// Puts everything back to where it was. No server may run.
     pub fn restore(&self) {
-        for folder in ["state", "backends"] {
+        if self.beneath == Beneath::Zfs {
+            pools::rewind();
+        }
+        for folder in self.folders() {
             let place = self.server.folder().join(folder);
             run("chmod", &["-R", "u+rwX", text(&place)]);
             fs::remove_dir_all(&place).unwrap();
             copy(&self.template().join(folder), &place);
         }
+    }
+
+    /// What is copied; pools have their own way back.
+    fn folders(&self) -> &'static [&'static str] {
+        if self.beneath == Beneath::Zfs { &["state"] } else { &["state", "backends"] }
     }
 
     fn template(&self) -> PathBuf {
@@ -278,7 +302,7 @@ impl Lab {
     /// Writes a file with something in it. The model driver copies what its files hold only when it connects, so with
     /// it the content stays what it was.
     pub fn write(&self, export: &Path, name: &str) {
-        if self.beneath != Beneath::Directory {
+        if !self.beneath.holds_files() {
             return;
         }
         fs::write(export.join(name), format!("{name}\n").repeat(1000)).unwrap();
@@ -289,7 +313,7 @@ impl Lab {
         for number in 0..20 {
             fs::write(export.join(format!("file {number}")), "x".repeat(number * 500)).unwrap();
         }
-        if self.beneath == Beneath::Directory {
+        if self.beneath.holds_files() {
             fs::create_dir_all(export.join("deep/deeper/deepest")).unwrap();
             fs::write(export.join("deep/deeper/deepest/here"), "here").unwrap();
             fs::write(export.join("large"), "0123456789abcdef".repeat(1 << 16)).unwrap();

@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod lab;
 pub mod matrix;
+pub mod pools;
 pub mod storm;
 pub mod transfer;
 
@@ -14,7 +15,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use crate::api::{Answered, Gone};
-use lab::{Lab, Stage};
+use lab::{Beneath, Lab, Stage};
 
 /// The operations that are killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,16 +58,21 @@ impl Kind {
 
     /// What happens before the server starts: what it starts a sync for by itself.
     pub fn before_start(self, lab: &Lab) {
-        if self == Self::Sync {
+        if self == Self::Sync && lab.beneath != Beneath::Zfs {
             lab.write_before_start("changed");
         }
     }
 
-    /// Asks for it. The sync is the schedule's own, which looks at every share when the server starts.
+    /// Asks for it. The sync is the schedule's own, which looks at every share when the server starts; with pools, where
+    /// nothing is mounted before that, it is asked for.
     pub fn act(self, lab: &Lab) -> Answered<()> {
         match self {
             Self::CreateShare => lab.api.create_share(&lab.share_type, lab::HERE).map(drop),
             Self::CreateReplica => lab.api.create_replica(lab.share(), lab::THERE).map(drop),
+            Self::Sync if lab.beneath == Beneath::Zfs => {
+                lab.write(&lab.api.export(lab.active())?.ok_or(Gone)?, "changed");
+                lab.api.act(lab.replica(), "resync")
+            }
             Self::Sync => Ok(()),
             Self::Promote => {
                 lab.write(&lab.api.export(lab.active())?.ok_or(Gone)?, "last word");

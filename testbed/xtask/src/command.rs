@@ -34,6 +34,13 @@ impl Run {
         self
     }
 
+    /// The other program becomes an argument of this one, with its own arguments.
+    pub(crate) fn then(self, other: Self) -> Self {
+        let program = other.command.get_program().to_owned();
+        let arguments: Vec<_> = other.command.get_args().map(ToOwned::to_owned).collect();
+        self.args([program]).args(arguments)
+    }
+
     pub(crate) fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(key, value);
         self

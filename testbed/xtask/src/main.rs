@@ -32,8 +32,9 @@ cargo xtask <command>
         build the server and its drivers, start it in the foreground, say what to type next
   test [--only STEP]...
         install what is missing and run everything that CI runs
-  testbed setup | run KIND -- ARGV | shell KIND
-        guests with real kernels (KIND: plain, zfs, lvm), without root and without hardware
+  testbed setup | run KIND -- ARGV | shell KIND | --long
+        guests with real kernels (KIND: plain, zfs, lvm), without root and without hardware;
+        --long: every scenario in them, for hours
   bench [NAME]...
         build for release and print the benchmarks
   tidy [--fast]

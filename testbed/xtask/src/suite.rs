@@ -74,12 +74,13 @@ fn suite(workspace: &Workspace, message: &serde_json::Value) -> Option<Suite> {
 impl Suite {
     /// Runs it, its output passed through.
     pub(crate) fn run(&self, environment: &[(&str, PathBuf)]) -> Result<Counts> {
+        self.run_below(Run::new("timeout").args(["--foreground", "--kill-after=10", DEADLINE]), environment)
+    }
+
+    /// The same below something that runs programs, such as a guest.
+    pub(crate) fn run_below(&self, runner: Run, environment: &[(&str, PathBuf)]) -> Result<Counts> {
         println!("-- {} {}", self.package, self.name);
-        let program = Run::new("timeout")
-            .args(["--foreground", "--kill-after=10", DEADLINE])
-            .args([&self.program])
-            .dir(&self.dir)
-            .env("CARGO_MANIFEST_DIR", &self.dir);
+        let program = runner.args([&self.program]).dir(&self.dir).env("CARGO_MANIFEST_DIR", &self.dir);
         let counts = counted(environment.iter().fold(program, |run, (key, value)| run.env(key, value)))?;
         if self.integration && counts.passed + counts.failed == 0 {
             return Err(format!("{} {} ran no test.", self.package, self.name));

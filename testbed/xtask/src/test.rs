@@ -20,17 +20,27 @@ const WALK: &str = "walk";
 const GUESTS: &str = "tandem-guests";
 /// The end-to-end tests that boot guests.
 const IN_GUESTS: &str = "guests";
+/// The kill tests, which are repeated over ZFS in a guest.
+const KILL: &str = "kill";
 const STEPS: &[&str] = &["tidy", "unit", "conformance", "up", "end-to-end", "guests"];
 
 /// Runs the steps, or only those that are named.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    let only = only(arguments)?;
+    steps_named(&only(arguments)?, false)
+}
+
+/// Everything that needs guests, at length.
+pub(crate) fn long() -> Result<()> {
+    steps_named(&["guests".into()], true)
+}
+
+fn steps_named(only: &[String], long: bool) -> Result<()> {
     let wants = |step: &str| only.is_empty() || only.iter().any(|wanted| wanted == step);
     let start = Instant::now();
     let workspace = Workspace::load()?;
     let mut report = Report::default();
     let mut total = Counts::default();
-    let finished = steps(&workspace, wants, &mut report, &mut total);
+    let finished = steps(&workspace, wants, long, &mut report, &mut total);
     let verdict = finished.and(report.finish());
     // In the words of Rust's own test programs, which other tools recognise.
     let word = if verdict.is_ok() { "ok" } else { "FAILED" };
@@ -59,11 +69,16 @@ fn only(arguments: &[String]) -> Result<Vec<String>> {
 fn steps(
     workspace: &Workspace,
     wants: impl Fn(&str) -> bool,
+    long: bool,
     report: &mut Report,
     total: &mut Counts,
 ) -> Result<()> {
     if !report.step("system packages", system::prepare) {
         return Ok(());
+    }
+    // Before anything is built, because a driver is built only where its library is.
+    if wants("guests") {
+        report.step("guests: packages", testbed::packages);
     }
     if wants("tidy") {
         tidy::rules(workspace, report);
@@ -75,8 +90,6 @@ fn steps(
     if !["unit", "conformance", "end-to-end", "guests"].iter().any(|step| wants(step)) {
         return Ok(());
     }
-    // Before anything is built: drivers are built for the libraries that are there.
-    let guests = wants("guests") && report.step("guests: packages and modules", testbed::prepare);
     let mut suites = Vec::new();
     let built = report.step("build", || {
         if wants("unit") || wants("end-to-end") || wants("guests") {
@@ -117,8 +130,8 @@ fn steps(
     if wants("end-to-end") {
         end_to_end(workspace, &suites, report, total);
     }
-    if guests {
-        in_guests(workspace, &suites, &cases, report, total);
+    if wants("guests") {
+        in_guests(workspace, &suites, &cases, long, report, total);
     }
     Ok(())
 }
@@ -133,10 +146,17 @@ fn in_guests(
     workspace: &Workspace,
     suites: &[Suite],
     cases: &[conformance::Case],
+    long: bool,
     report: &mut Report,
     total: &mut Counts,
 ) {
-    let environment = [("TANDEM_ARTIFACTS", workspace.artifacts(false))];
+    if !report.step("guests: modules", testbed::prepare) {
+        return;
+    }
+    let mut environment = vec![("TANDEM_ARTIFACTS", workspace.artifacts(false))];
+    if long {
+        environment.push(("TANDEM_LONG", "1".into()));
+    }
     for suite in suites.iter().filter(|suite| suite.package == GUESTS && boots(suite)) {
         report.step(&format!("guests: {}", suite.name), || all([suite], &environment, total));
     }
@@ -146,8 +166,21 @@ fn in_guests(
             some(add(total, counts), &counts)
         });
     }
+    let deadline = if long { "28800" } else { "1800" };
+    let bounded = || Run::new("timeout").args(["--foreground", "--kill-after=10", deadline]);
     for suite in suites.iter().filter(|suite| suite.package == TESTBED && boots(suite)) {
-        report.step("guests: scenarios", || all([suite], &environment, total));
+        report.step("guests: scenarios", || {
+            let counts = suite.run_below(bounded(), &environment)?;
+            some(add(total, counts), &counts)
+        });
+    }
+    environment.push(("TANDEM_KILL_BENEATH", "zfs".into()));
+    for suite in suites.iter().filter(|suite| suite.package == TESTBED && suite.name == KILL) {
+        report.step("guests: kill -9 over zfs", || {
+            let inside = bounded().then(testbed::inside(workspace, "zfs"));
+            let counts = suite.run_below(inside, &environment)?;
+            some(add(total, counts), &counts)
+        });
     }
 }
 

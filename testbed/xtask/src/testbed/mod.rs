@@ -5,14 +5,16 @@ mod packages;
 mod setup;
 mod symvers;
 
+pub(crate) use packages::prepare as packages;
 pub(crate) use setup::prepare;
 
-use crate::{Result, command::Run, workspace::Workspace};
+use crate::{Result, command::Run, test, workspace::Workspace};
 
 const HELP: &str = "\
 cargo xtask testbed setup              install what is missing, build the kernel modules once
 cargo xtask testbed run KIND -- ARGV   run a command in a guest; this repository is at the same path in it
 cargo xtask testbed shell KIND         be in a guest
+cargo xtask testbed --long             every scenario in guests, and what is random more often: hours
 KIND is plain, zfs or lvm; each has the disks alpha, beta and gamma, and pools of them where it has a technology.";
 
 /// Does what the arguments ask for.
@@ -21,6 +23,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     match words.as_slice() {
         ["setup"] => setup::prepare().map(|remark| println!("{remark}")),
         ["run", kind, "--", argv @ ..] if !argv.is_empty() => guest("run", kind, argv),
+        ["--long"] => test::long(),
         ["shell", kind] => guest("shell", kind, &[]),
         _ => Err(format!("testbed does not know {arguments:?}.\n{HELP}")),
     }
@@ -30,10 +33,21 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 fn guest(verb: &str, kind: &str, argv: &[&str]) -> Result<()> {
     let workspace = Workspace::load()?;
     Run::cargo().args(["build", "--quiet", "--locked", "--package", "tandem-guests"]).run()?;
-    let mut guest = Run::new(workspace.artifacts(false).join("tandem-guest")).args([verb, kind]);
-    guest = guest.args(["--share"]).args([&workspace.root]);
-    if !workspace.target.starts_with(&workspace.root) {
-        guest = guest.args(["--share"]).args([&workspace.target]);
+    let run = Run::new(workspace.artifacts(false).join("tandem-guest")).args([verb, kind]);
+    Err(share(run, &workspace).args(["--"]).args(argv).become_it())
+}
+
+/// The beginning of a command that runs in a fresh guest.
+pub(crate) fn inside(workspace: &Workspace, kind: &str) -> Run {
+    share(Run::new(workspace.artifacts(false).join("tandem-guest")).args(["run", kind]), workspace)
+        .args(["--"])
+}
+
+/// With the repository and what is built of it at the same paths.
+fn share(run: Run, workspace: &Workspace) -> Run {
+    let run = run.args(["--share"]).args([&workspace.root]);
+    if workspace.target.starts_with(&workspace.root) {
+        return run;
     }
-    Err(guest.args(["--"]).args(argv).become_it())
+    run.args(["--share"]).args([&workspace.target])
 }

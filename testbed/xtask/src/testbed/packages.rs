@@ -51,7 +51,7 @@ const SERVICES: &[(&str, &[&str])] = &[
 ];
 
 /// Installs what is missing when we may, and otherwise says what to type.
-pub(super) fn prepare() -> Result<String> {
+pub(crate) fn prepare() -> Result<String> {
     let missing = missing();
     if missing.is_empty() {
         return Ok("no package was missing".into());

@@ -1,0 +1,275 @@
+//! A storage host with real ZFS pools, real NFS and a real `tandemd`, all in a guest whose power can be cut.
+//!
+//! The server's state lies on a disk of the guest, so it meets a power cut as it would on a machine of its own. The pools
+//! are `alpha` and `beta`; clients are network name spaces of the same guest, with addresses of their own.
+
+pub mod audit;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tandem_guests::host::Event;
+use tandem_guests::{Command, Forward, Guest, Host, Lab, Plan, Running, nfs, place, zfs};
+
+use crate::api::{Api, word};
+use crate::{artifacts, wait};
+
+/// The pools, and the zones of their back ends.
+pub const POOLS: [(&str, &str); 2] = [("alpha", "zone-a"), ("beta", "zone-b")];
+/// Where the state disk is mounted.
+const STATE: &str = "/var/lib/tandem";
+const PLUGINS: &str = "/run/tandem/plugins";
+const PORT: u16 = 8786;
+const GIB: u64 = 1 << 30;
+
+/// How shares are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exports {
+    /// By NFS, from addresses that have a rule.
+    Nfs,
+    /// Only in the guest itself.
+    None,
+}
+
+/// The host, switched on or off.
+#[derive(Debug)]
+pub struct Site {
+    /// The machine.
+    pub guest: Arc<Guest>,
+    /// The APIs of its server.
+    pub api: Api,
+    exports: Exports,
+    /// Ends when the server has.
+    tandemd: Mutex<Option<JoinHandle<()>>>,
+    log: Arc<Mutex<String>>,
+    _forward: Forward,
+    /// Ends everything.
+    _lab: Lab,
+}
+
+impl Site {
+    /// Boots a guest, makes its pools and starts the server. `beta` is so large.
+    pub fn start(exports: Exports, beta: u64) -> Self {
+        let lab = Lab::new(&artifacts::program("tandem-guest")).unwrap();
+        let plan = Plan::new("site")
+            .memory(2048)
+            .disk("state", GIB / 2)
+            .disk("alpha", 3 * GIB)
+            .disk("beta", beta)
+            .modules(&place::zfs_modules().unwrap())
+            .share(&artifacts::folder());
+        let guest = Arc::new(lab.guest(plan).unwrap());
+        guest.boot().unwrap();
+        zfs::load(&*guest).unwrap();
+        for (pool, _) in POOLS {
+            zfs::create_pool(&*guest, pool, &guest.disk(pool).unwrap().path()).unwrap();
+        }
+        guest.run(&["mkfs.ext4", "-q", &guest.disk("state").unwrap().path()]).unwrap();
+        let forward = Forward::open(&guest, PORT).unwrap();
+        let site = Self {
+            api: Api::new(&format!("http://{}", forward.address())),
+            guest,
+            exports,
+            tandemd: Mutex::default(),
+            log: Arc::default(),
+            _forward: forward,
+            _lab: lab,
+        };
+        site.furnish();
+        site.write_settings();
+        site.launch(&[]);
+        site
+    }
+
+    /// What every boot needs before the server can start.
+    fn furnish(&self) {
+        let guest = &*self.guest;
+        guest.run(&["mkdir", "-p", STATE, PLUGINS]).unwrap();
+        guest.run(&["mount", &guest.disk("state").unwrap().path(), STATE]).unwrap();
+        let library = artifacts::driver("zfs");
+        guest.run(&["install", "-m", "644", library.to_str().unwrap(), PLUGINS]).unwrap();
+        if self.exports == Exports::Nfs {
+            nfs::serve(guest).unwrap();
+        }
+    }
+
+    fn write_settings(&self) {
+        let address = self.guest.address();
+        let mut text = format!(
+            "listen = \"127.0.0.1:{PORT}\"\nstate = \"{STATE}/state\"\nplugins = \"{PLUGINS}\"\n[auth]\nmode = \"noauth\"\n"
+        );
+        for (pool, zone) in POOLS {
+            let export = match self.exports {
+                Exports::Nfs => format!("{{ kind = \"nfs\", address = \"{address}\" }}"),
+                Exports::None => "{ kind = \"none\" }".into(),
+            };
+            text.push_str(&format!(
+                "[[backends]]\nname = \"{pool}\"\ndriver = \"zfs\"\navailability_zone = \"{zone}\"\n\
+                 settings = {{ dataset = \"{pool}/tandem\", mounts = \"/srv/{pool}\", export = {export} }}\n"
+            ));
+        }
+        let file = format!("{STATE}/tandem.toml");
+        let tee = self.guest.spawn(&Command::new(&["tee", &file]).input()).unwrap();
+        tee.input(text.as_bytes()).unwrap();
+        tee.input(b"").unwrap();
+        assert_eq!(tee.wait().unwrap().status, 0);
+        // A power cut must not find it on its way to the disk.
+        self.guest.run(&["sync"]).unwrap();
+    }
+
+    /// Starts the server, with more in its environment, and waits until its back ends serve.
+    pub fn launch(&self, environment: &[(&str, &str)]) {
+        self.spawn(environment);
+        wait::until("the server to answer", || self.api.get("v1/ready").ok());
+        self.api.backends_are_up();
+    }
+
+    /// Starts the server and waits for nothing.
+    pub fn spawn(&self, environment: &[(&str, &str)]) {
+        let program = artifacts::program("tandemd");
+        let settings = format!("{STATE}/tandem.toml");
+        let mut command = Command::new(&[program.to_str().unwrap(), "--settings", &settings]);
+        for (key, value) in environment {
+            command = command.env(key, value);
+        }
+        let running = self.guest.spawn(&command).unwrap();
+        let log = self.log.clone();
+        *self.server() = Some(std::thread::spawn(move || collect(&running, &log)));
+    }
+
+    fn server(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.tandemd.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the server without a word, as `kill -9` does.
+    pub fn kill(&self) {
+        if let Some(server) = self.server().take() {
+            // Only itself: what it has started goes on, as after a crash. It may have killed itself.
+            let _ = self.guest.succeeds(&["pkill", "-KILL", "-x", "tandemd"]).unwrap();
+            server.join().unwrap();
+        }
+    }
+
+    /// Cuts the power of the host.
+    pub fn cut_power(&self) {
+        self.guest.cut_power().unwrap();
+        if let Some(server) = self.server().take() {
+            server.join().unwrap();
+        }
+    }
+
+    /// Switches it on again: pools are imported, nothing is mounted, and the server is started.
+    pub fn boot(&self) {
+        self.guest.boot().unwrap();
+        zfs::load(&*self.guest).unwrap();
+        for (pool, _) in POOLS {
+            zfs::import_pool(&*self.guest, pool).unwrap();
+        }
+        self.furnish();
+        self.launch(&[]);
+    }
+
+    /// What the server has said so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A share type, a share in `zone-a`; the share's id.
+    pub fn share(&self, style: &str) -> String {
+        let name = format!("follows {style}");
+        let types = self.api.get("v2/types").unwrap();
+        let known = types["share_types"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|known| known["name"] == name.as_str());
+        let share_type = match known {
+            Some(known) => word(&known["id"]),
+            None => self.api.create_type(&name, style, &[]).unwrap(),
+        };
+        let share = self.api.create_share(&share_type, POOLS[0].1).unwrap();
+        self.api.settle();
+        share
+    }
+
+    /// Where a replica's content is, in the guest.
+    pub fn path(&self, replica: &str) -> String {
+        let export = self.api.export(replica).unwrap().unwrap_or_else(|| panic!("{replica} is not reached"));
+        let text = export.to_str().unwrap();
+        text.split_once(':').map_or(text, |(_, path)| path).to_owned()
+    }
+
+    /// Lets an address in, and waits until that holds.
+    pub fn allow(&self, share: &str, address: &str, level: &str) {
+        let body =
+            json!({"allow_access": {"access_type": "ip", "access_to": address, "access_level": level}});
+        self.api.post(&format!("v2/shares/{share}/action"), &body).unwrap();
+        let path = format!("v2/share-access-rules?share_id={share}");
+        wait::until("the rule to be active", || {
+            let rules = self.api.get(&path).unwrap();
+            let all = rules["access_list"].as_array().cloned().unwrap_or_default();
+            (!all.is_empty() && all.iter().all(|rule| rule["state"] == "active")).then_some(())
+        });
+    }
+
+    /// Fills a share with files that nothing compresses; it must be reached.
+    pub fn fill(&self, replica: &str, name: &str, mebibytes: u32) {
+        let into = format!("of={}/{name}", self.path(replica));
+        let count = format!("count={mebibytes}");
+        self.guest
+            .run(&["dd", "if=/dev/urandom", &into, "bs=1M", &count, "conv=fsync", "status=none"])
+            .unwrap();
+    }
+
+    /// Every file of a replica and its checksum.
+    pub fn contents(&self, replica: &str) -> HashMap<String, String> {
+        let find = ["find", ".", "-type", "f", "-exec", "sha256sum", "{}", "+"];
+        let command = Command::new(&find).dir(&self.path(replica));
+        let output = self.guest.output(&command).unwrap();
+        assert_eq!(output.status, 0, "{}", output.stderr_text());
+        let said = output.stdout_text();
+        said.lines()
+            .filter_map(|line| line.split_once("  "))
+            .map(|(sum, name)| (name.into(), sum.into()))
+            .collect()
+    }
+
+    /// What a program of the guest printed; nothing when it failed.
+    pub fn try_run(&self, argv: &[&str]) -> Option<String> {
+        let output = self.guest.output(&Command::new(argv)).unwrap();
+        (output.status == 0).then(|| output.stdout_text())
+    }
+
+    /// Errors of operations that failed, for a test's own sentence.
+    pub fn failures(&self) -> Vec<Value> {
+        let mut all = self.api.operations("limit=1000").unwrap();
+        all.retain(|op| op["status"] == "failed");
+        all
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            println!("--- the end of tandemd's log\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+        }
+    }
+}
+
+/// Keeps what it prints until it ends or its host goes away.
+fn collect(running: &Running, log: &Mutex<String>) {
+    loop {
+        match running.next(Duration::from_secs(60)) {
+            Ok(Some(Event::Output(bytes) | Event::Error(bytes))) => {
+                log.lock().unwrap_or_else(PoisonError::into_inner).push_str(&String::from_utf8_lossy(&bytes));
+            }
+            Ok(Some(Event::Ended(_) | Event::Refused(_))) | Err(_) => return,
+            Ok(None) => {}
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Whole storage hosts with real ZFS, real NFS and a real `tandemd`, in guests whose power can be cut.
+//!
+//! Run by `cargo xtask test` after everything that is cheaper; `TANDEM_LONG=1` (`cargo xtask testbed --long`) repeats what
+//! is random more often, `TANDEM_SEED` repeats one run of it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a panic is a failed test with its reason"
+)]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::Value;
+use tandem_guests::host::Event;
+use tandem_guests::{Host, Running, nfs, zfs};
+use tandem_testbed::api::word;
+use tandem_testbed::kill::storm::Dice;
+use tandem_testbed::site::{Exports, POOLS, Site, audit};
+use tandem_testbed::wait;
+
+const GIB: u64 = 1 << 30;
+
+fn long() -> bool {
+    std::env::var_os("TANDEM_LONG").is_some_and(|value| value != "0")
+}
+
+fn dice() -> Dice {
+    let seed = std::env::var("TANDEM_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    println!("TANDEM_SEED={seed}");
+    Dice::new(seed)
+}
+
+/// A share with some files, and a replica in sync.
+fn pair(site: &Site, style: &str) -> (String, String, String) {
+    let share = site.share(style);
+    let active = site.api.only_replica(&share, "active");
+    site.fill(&active, "first", 16);
+    let replica = site.api.create_replica(&share, POOLS[1].1).unwrap();
+    assert_eq!(site.api.in_sync(&share), [replica.as_str()]);
+    site.api.settle();
+    (share, active, replica)
+}
+
+/// Records that were acknowledged to the writer until it ended.
+fn acknowledged(writer: Running) -> BTreeSet<u64> {
+    let mut said = Vec::new();
+    loop {
+        match writer.next(Duration::from_secs(180)).unwrap() {
+            Some(Event::Output(bytes)) => said.extend(bytes),
+            Some(Event::Error(bytes)) => println!("the writer: {}", String::from_utf8_lossy(&bytes).trim()),
+            Some(Event::Ended(_)) => break,
+            other => panic!("the writer goes on and on: {other:?}"),
+        }
+    }
+    // The last number may have been cut in the middle; it is then not a line.
+    let said = String::from_utf8(said).unwrap();
+    said.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.parse().ok()).collect()
+}
+
+#[test]
+fn users_on_nfs_lose_no_acknowledged_record_in_a_planned_promotion() {
+    let site = Site::start(Exports::Nfs, 3 * GIB);
+    let guest = &*site.guest;
+    let share = site.share("readable");
+    let (good, bad) = ("192.0.2.101", "192.0.2.102");
+    let good = nfs::Client::create(guest, "good", good).unwrap();
+    let bad = nfs::Client::create(guest, "bad", bad).unwrap();
+    site.allow(&share, good.address(), "rw");
+    let active = site.api.only_replica(&share, "active");
+    let export = |replica: &str| site.api.export(replica).unwrap().unwrap().to_str().unwrap().to_owned();
+    assert_ne!(bad.mount(guest, &export(&active), "/mnt/bad", "hard").unwrap().status, 0, "without a rule");
+    good.must_mount(guest, &export(&active), "/mnt/good", "hard").unwrap();
+
+    let replica = site.api.create_replica(&share, POOLS[1].1).unwrap();
+    site.api.in_sync(&share);
+    good.must_mount(guest, &export(&replica), "/mnt/copy", "hard").unwrap();
+    assert!(guest.run(&["touch", "/mnt/copy/new"]).is_err(), "a secondary is read-only");
+    assert_ne!(bad.mount(guest, &export(&replica), "/mnt/bad", "hard").unwrap().status, 0, "nor there");
+
+    // A writer to whom every record is acknowledged, and a promotion in the middle of it.
+    let program = tandem_guests::forward::PROGRAM;
+    let writer = guest.spawn(&good.command(&[program, "records", "/mnt/good/records"])).unwrap();
+    wait::until("some records", || {
+        let text = guest.run(&["cat", "/mnt/good/records"]).ok()?;
+        (text.lines().count() > 50).then_some(())
+    });
+    site.api.act(&replica, "promote").unwrap();
+    wait::until("the promotion", || {
+        let rows = site.api.replicas_of(&share);
+        rows.iter().any(|row| row["id"] == replica.as_str() && row["replica_state"] == "active").then_some(())
+    });
+    let promised = acknowledged(writer);
+    assert!(promised.len() > 50, "{}", promised.len());
+    site.api.settle();
+    good.must_mount(guest, &export(&replica), "/mnt/new", "hard").unwrap();
+    let kept = guest.run(&["cat", "/mnt/new/records"]).unwrap();
+    let kept: BTreeSet<u64> = kept.lines().filter_map(|line| line.parse().ok()).collect();
+    let lost: Vec<&u64> = promised.difference(&kept).collect();
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    println!("{} records were acknowledged, none is lost", promised.len());
+    guest.run(&["touch", "/mnt/new/new"]).expect("the promoted one is writable");
+    for at in ["/mnt/good", "/mnt/copy", "/mnt/new"] {
+        guest.run(&["umount", "-f", "-l", at]).unwrap();
+    }
+    audit::at_rest(&site);
+    audit::removed(&site);
+}
+
+/// What is asked for when the power is cut.
+#[derive(Clone, Copy, Debug)]
+enum Deed {
+    Replica,
+    Sync,
+    Promote,
+}
+
+#[test]
+fn a_power_cut_at_any_moment_is_recovered_from() {
+    let mut dice = dice();
+    let site = Site::start(Exports::None, 3 * GIB);
+    let share = site.share("readable");
+    site.fill(&site.api.only_replica(&share, "active"), "first", 16);
+    let cuts = if long() { 30 } else { 6 };
+    for cut in 0..cuts {
+        let deed = [Deed::Replica, Deed::Sync, Deed::Promote][cut % 3];
+        let active = site.api.only_replica(&share, "active");
+        let secondary = site.api.in_sync(&share).pop();
+        site.fill(&active, &format!("before cut {cut}"), 8);
+        match (deed, secondary) {
+            (Deed::Replica, secondary) => {
+                if let Some(old) = secondary {
+                    site.api.delete_replica(&old).unwrap();
+                    wait::until("it to be gone", || (site.api.replicas_of(&share).len() == 1).then_some(()));
+                }
+                let zone = word(&site.api.replicas_of(&share)[0]["availability_zone"]);
+                let other = POOLS.iter().find(|(_, name)| *name != zone).unwrap().1;
+                site.api.create_replica(&share, other).unwrap();
+            }
+            (Deed::Sync, secondary) => site.api.act(&secondary.expect("a replica"), "resync").unwrap(),
+            (Deed::Promote, secondary) => site.api.act(&secondary.expect("a replica"), "promote").unwrap(),
+        }
+        let moment = Duration::from_millis(dice.below(3000));
+        std::thread::sleep(moment);
+        println!("cut {cut}: {moment:?} into {deed:?}");
+        site.cut_power();
+        site.boot();
+        audit::at_rest(&site);
+    }
+    audit::removed(&site);
+}
+
+/// The sync must fail, and say this.
+fn fails(op: &Value, says: &[&str]) {
+    assert_eq!(op["status"], "failed", "{op:#}");
+    let text = op.to_string().to_lowercase();
+    assert!(says.iter().any(|word| text.contains(word)), "it says none of {says:?}: {op:#}");
+}
+
+#[test]
+fn a_full_destination_fails_in_words_and_recovers_when_there_is_room() {
+    let site = Site::start(Exports::None, GIB / 2);
+    let (share, active, replica) = pair(&site, "readable");
+    site.fill(&active, "too much", 700);
+    let op = site.api.resync(&replica);
+    println!("{op:#}");
+    fails(&op, &["space", "full", "room"]);
+    assert!(site.path(&active).starts_with('/'), "the source stays reachable");
+    site.fill(&active, "still writable", 1);
+    site.guest.run(&["rm", &format!("{}/too much", site.path(&active))]).unwrap();
+    site.guest.run(&["zpool", "sync"]).unwrap();
+    wait::until("a sync that works", || (site.api.resync(&replica)["status"] == "done").then_some(()));
+    site.api.in_sync(&share);
+    audit::at_rest(&site);
+    audit::removed(&site);
+}
+
+#[test]
+fn pools_snapshots_and_clocks_that_others_meddle_with() {
+    let site = Site::start(Exports::None, 3 * GIB);
+    let (share, active, replica) = pair(&site, "readable");
+    let guest = &*site.guest;
+
+    println!("-- an admin destroys the common snapshot on the source");
+    let points = |pool: &str| {
+        let list = guest.run(&[
+            "zfs",
+            "list",
+            "-H",
+            "-t",
+            "snapshot",
+            "-o",
+            "name",
+            "-r",
+            &format!("{pool}/tandem"),
+        ]);
+        list.unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for point in points("alpha") {
+        let holds = guest.run(&["zfs", "holds", "-H", &point]).unwrap();
+        for tag in holds.lines().filter_map(|line| line.split('\t').nth(1)) {
+            guest.run(&["zfs", "release", tag, &point]).unwrap();
+        }
+        guest.run(&["zfs", "destroy", &point]).unwrap();
+    }
+    site.fill(&active, "second", 4);
+    wait::until("a sync that works", || (site.api.resync(&replica)["status"] == "done").then_some(()));
+    audit::at_rest(&site);
+
+    println!("-- somebody else's snapshots are left alone");
+    let foreign = |pool: &str, id: &str| {
+        let text =
+            guest.run(&["zfs", "list", "-H", "-o", "name", "-r", &format!("{pool}/tandem/{id}")]).unwrap();
+        let dataset = text.lines().last().unwrap().to_owned();
+        guest.run(&["zfs", "snapshot", &format!("{dataset}@daily")]).unwrap();
+        format!("{dataset}@daily")
+    };
+    let kept = foreign("alpha", &active);
+    site.fill(&active, "third", 4);
+    assert_eq!(site.api.resync(&replica)["status"], "done");
+    assert!(guest.succeeds(&["zfs", "list", &kept]).unwrap());
+    guest.run(&["zfs", "destroy", &kept]).unwrap();
+    audit::at_rest(&site);
+
+    println!("-- the destination's pool is exported under our feet");
+    guest.run(&["zpool", "export", "-f", "beta"]).unwrap();
+    let op = site.api.resync(&replica);
+    println!("{op:#}");
+    fails(&op, &["beta"]);
+    site.fill(&active, "fourth", 4);
+    zfs::import_pool(guest, "beta").unwrap();
+    wait::until("a sync that works", || (site.api.resync(&replica)["status"] == "done").then_some(()));
+    audit::at_rest(&site);
+
+    println!("-- two promotions at once");
+    let body = serde_json::json!({"promote": null});
+    let path = format!("v2/share-replicas/{replica}/action");
+    let both: Vec<u16> = std::thread::scope(|scope| {
+        let ask = || scope.spawn(|| site.api.attempt("POST", &path, &body).unwrap());
+        [ask(), ask()].map(|asked| asked.join().unwrap()).into()
+    });
+    assert!(both.iter().filter(|status| **status < 300).count() >= 1, "{both:?}");
+    site.api.settle();
+    assert_eq!(site.api.only_replica(&share, "active"), replica);
+    audit::at_rest(&site);
+
+    println!("-- the clock is an hour off after a boot, and right after the next");
+    for offset in [3600, -3600, 0] {
+        site.cut_power();
+        guest.set_clock_offset(offset);
+        site.boot();
+        let now = site.api.only_replica(&share, "active");
+        site.fill(&now, &format!("at {offset}"), 2);
+        for secondary in site.api.in_sync(&share) {
+            wait::until("a sync that works", || {
+                (site.api.resync(&secondary)["status"] == "done").then_some(())
+            });
+        }
+        audit::at_rest(&site);
+    }
+    audit::removed(&site);
+}
