@@ -173,7 +173,7 @@ fn folders(root: &Path, backend: &str, rows: &[Value]) -> Vec<String> {
             let needed: BTreeSet<String> = rows
                 .iter()
                 .filter(|r| r["share_id"] == *share && r["replica_state"] != "active")
-                .filter_map(|r| r["point"]["id"].as_str().map(String::from))
+                .filter_map(|r| r["last_point"]["id"].as_str().map(String::from))
                 .collect();
             let held = names(&folder.join("points"));
             let held: BTreeSet<String> = held

@@ -109,6 +109,13 @@ impl Table {
 
     /// Notes a kill.
     pub fn note(&self, row: Row) {
+        println!(
+            "   {} {} {}: {}",
+            row.driver,
+            row.kind,
+            row.point,
+            if row.outcome.is_ok() { "ok" } else { "BROKEN" }
+        );
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(row);
     }
 }

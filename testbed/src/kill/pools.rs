@@ -95,8 +95,8 @@ pub fn leftovers_of(backend: &str, rows: &[Value], run: &dyn Fn(&[&str]) -> Opti
 fn points(rows: &[Value], instance: &str) -> BTreeSet<String> {
     let Some(own) = rows.iter().find(|row| row["id"] == instance) else { return BTreeSet::new() };
     let same = rows.iter().filter(|row| row["share_id"] == own["share_id"]);
-    same.filter(|row| row["point"]["id"].is_string())
-        .map(|row| format!("tandem-{}", word(&row["point"]["id"])))
+    same.filter(|row| row["last_point"]["id"].is_string())
+        .map(|row| format!("tandem-{}", word(&row["last_point"]["id"])))
         .collect()
 }
 
