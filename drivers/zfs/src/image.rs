@@ -231,7 +231,8 @@ fn read_version(version: &mut Version, values: &Values) {
     version.refquota = number(values, "refquota");
     version.quota = number(values, "quota");
     version.token = values.get("receive_resume_token").cloned();
-    version.encrypted = values.get("encryption").is_some_and(|value| value != "off");
+    // Channel programs do not tell `encryption`.
+    version.encrypted = values.get("keystatus").is_some_and(|value| value != "none");
     version.key_missing = is(values, "keystatus", "unavailable");
 }
 
@@ -259,7 +260,7 @@ mod tests {
             ("", "readonly", "on"),
             ("/v1", "referenced", "4096"),
             ("/v1", "written", "17"),
-            ("/v1", "encryption", "off"),
+            ("/v1", "keystatus", "none"),
             ("/v1", "receive_resume_token", "1-a-b-c"),
             (&format!("/v1@tandem-{B}"), "guid", "-1"),
             (&format!("/v1@tandem-{B}"), "createtxg", "20"),

@@ -28,7 +28,7 @@ if zfs.exists(args.name) then
         end
     end
     snapshots(args.name)
-    local content = { "referenced", "written", "receive_resume_token", "refquota", "quota", "encryption", "keystatus" }
+    local content = { "referenced", "written", "receive_resume_token", "refquota", "quota", "keystatus" }
     for child in zfs.list.children(args.name) do
         if zfs.get_prop(child, "type") == "filesystem" then
             get(child, content)

@@ -138,7 +138,17 @@ fn steps(
 
 /// Whether a suite boots guests.
 fn boots(suite: &Suite) -> bool {
-    suite.integration && (suite.package == GUESTS || (suite.package == TESTBED && suite.name == IN_GUESTS))
+    let inside = suite.package == TESTBED && suite.name == IN_GUESTS;
+    suite.integration && (suite.package == GUESTS || inside || lives_in(suite).is_some())
+}
+
+/// The kind of guest that a suite itself runs in: tests of a driver on storage that only a guest has, in a file
+/// `guest_KIND`. They are marked as ignored, so that `cargo test` elsewhere passes them by.
+fn lives_in(suite: &Suite) -> Option<&str> {
+    suite
+        .name
+        .strip_prefix("guest_")
+        .filter(|_| suite.integration && suite.package.starts_with("tandem-driver-"))
 }
 
 /// What needs a kernel of its own: the guests themselves, drivers of kernel storage, whole servers on it.
@@ -159,6 +169,17 @@ fn in_guests(
     }
     for suite in suites.iter().filter(|suite| suite.package == GUESTS && boots(suite)) {
         report.step(&format!("guests: {}", suite.name), || all([suite], &environment, total));
+    }
+    for (suite, kind) in suites.iter().filter_map(|suite| Some((suite, lives_in(suite)?))) {
+        report.step(&format!("guests: {} on {kind}", suite.package), || {
+            let folder = suite.program().parent().ok_or("a test program without a folder")?;
+            let run = Run::new("timeout").args(["--foreground", "--kill-after=10", "900"]);
+            let run =
+                run.args([workspace.artifacts(false).join("tandem-guest")]).args(["run", kind, "--share"]);
+            let run = run.args([folder]).args(["--"]).args([suite.program()]).args(["--ignored"]);
+            let counts = suite::counted(run)?;
+            some(add(total, counts), &counts)
+        });
     }
     for case in cases.iter().filter(|case| case.guest.is_some()) {
         report.step(&format!("guests: conformance: {}", case.name), || {

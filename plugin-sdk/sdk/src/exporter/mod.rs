@@ -30,7 +30,7 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// An exporter by these settings.
+    /// An exporter by these settings. Links that lead nowhere since a boot are removed.
     ///
     /// # Errors
     /// `InvalidArgument` naming the setting that does not fit.
@@ -39,6 +39,9 @@ impl Exporter {
             ExportSettings::None {} => None,
             ExportSettings::Nfs(nfs) => Some(nfs.checked()?),
         };
+        if let Some(nfs) = &nfs {
+            nfs::sweep(nfs);
+        }
         Ok(Self { nfs })
     }
 

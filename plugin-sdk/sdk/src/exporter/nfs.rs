@@ -28,6 +28,18 @@ fn link(name: &str) -> PathBuf {
     Path::new(EXPORTS_D).join(format!("tandem-{name}.exports"))
 }
 
+/// Removes our links that lead nowhere: after a boot they make exportfs complain, and do nothing else.
+pub(super) fn sweep(nfs: &NfsSettings) {
+    for entry in fs::read_dir(EXPORTS_D).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_string_lossy().starts_with("tandem-");
+        let nowhere = |to: PathBuf| to.starts_with(&nfs.run) && !to.exists();
+        if ours && fs::read_link(entry.path()).is_ok_and(nowhere) {
+            // Best effort: the next one tries again.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 pub(super) fn is_open(nfs: &NfsSettings, name: &str) -> bool {
     note(nfs, name).exists()
 }

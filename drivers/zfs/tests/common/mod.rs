@@ -1,0 +1,215 @@
+//! Back ends of the driver on the pools `alpha` and `beta`, called as the manager calls them.
+#![allow(dead_code, clippy::unwrap_used, clippy::panic)]
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tandem_driver_zfs::Zfs;
+use tandem_sdk::contract::*;
+use tandem_sdk::{BoxFuture, Dispatcher, Host, Result, Value};
+use uuid::Uuid;
+
+struct Quiet;
+
+impl Host for Quiet {
+    fn signal(&self, _: Signal) {}
+    fn call(&self, _: Value) -> BoxFuture<'static, Result<Value>> {
+        Box::pin(async { Ok(Value::Null) })
+    }
+}
+
+static DELIVERY: AtomicU64 = AtomicU64::new(1);
+
+/// Runs `zfs`, which must succeed; what it printed.
+pub fn zfs(args: &[&str]) -> String {
+    let out = Command::new("/usr/sbin/zfs").args(args).output().unwrap();
+    assert!(out.status.success(), "zfs {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// One back end.
+pub struct Backend {
+    pub pool: String,
+    pub dataset: String,
+    pub mounts: PathBuf,
+    pub driver: Dispatcher<Zfs>,
+}
+
+impl Backend {
+    pub async fn open(pool: &str, test: &str, more: &[(&str, &str)]) -> Self {
+        let (dataset, mounts) = (format!("{pool}/{test}"), PathBuf::from(format!("/srv/{pool}-{test}")));
+        let mut settings = serde_json::json!({ "dataset": dataset, "mounts": mounts });
+        for (key, value) in more {
+            settings[key] = (*value).into();
+        }
+        let driver = Dispatcher::open(Arc::new(Quiet), settings).await.unwrap();
+        Self { pool: pool.to_owned(), dataset, mounts, driver }
+    }
+
+    /// Opening with this dataset fails.
+    pub async fn fails(dataset: &str) -> Error {
+        let settings = serde_json::json!({ "dataset": dataset });
+        match Dispatcher::<Zfs>::open(Arc::new(Quiet), settings).await {
+            Ok(_) => panic!("`{dataset}` opened"),
+            Err(e) => e,
+        }
+    }
+
+    pub async fn call<V: Verb>(&self, verb: V) -> Result<V::Reply> {
+        self.with_stream(verb, None).await
+    }
+
+    pub async fn with_stream<V: Verb>(&self, verb: V, stream: Option<OwnedFd>) -> Result<V::Reply> {
+        let request = Request {
+            op: OpId(Uuid::new_v4()),
+            delivery: DELIVERY.fetch_add(1, Ordering::Relaxed),
+            deadline_ms: Some(300_000),
+            verb: V::NAME.to_owned(),
+            args: serde_json::to_value(&verb).unwrap(),
+        };
+        let answer = Box::pin(self.driver.call(request, stream.into_iter().collect())).await?;
+        Ok(serde_json::from_value(answer).unwrap())
+    }
+
+    pub async fn observe(&self, instance: InstanceId) -> Observation {
+        self.call(ObserveInstance { instance }).await.unwrap().unwrap()
+    }
+
+    pub async fn point(&self, instance: InstanceId, epoch: u64) -> PointInfo {
+        let point = PointId(Uuid::new_v4());
+        self.call(MakePoint { instance, epoch: Epoch(epoch), point }).await.unwrap().into_inner()
+    }
+
+    pub async fn demote(&self, instance: InstanceId, epoch: u64, to: Demotion) {
+        self.call(DemoteReplica { instance, epoch: Epoch(epoch), to }).await.unwrap();
+    }
+
+    pub async fn promote(&self, instance: InstanceId, epoch: u64, promotion: Promotion) {
+        self.call(PromoteReplica { instance, epoch: Epoch(epoch), promotion }).await.unwrap();
+    }
+
+    /// The folder of an instance that is mounted.
+    pub fn folder(&self, instance: InstanceId) -> PathBuf {
+        self.mounts.join(instance.to_string())
+    }
+
+    /// The dataset of an instance's content.
+    pub fn content(&self, instance: InstanceId, version: u64) -> String {
+        format!("{}/{instance}/v{version}", self.dataset)
+    }
+
+    /// Everything on the pool that belongs to the back end.
+    pub fn left(&self) -> Vec<String> {
+        let all = zfs(&["list", "-H", "-o", "name", "-t", "all", "-r", &self.dataset]);
+        all.lines().map(str::to_owned).filter(|name| *name != self.dataset).collect()
+    }
+}
+
+/// Two back ends with an active instance and a secondary of one share.
+pub struct Pair {
+    pub alpha: Backend,
+    pub beta: Backend,
+    pub active: InstanceId,
+    pub replica: InstanceId,
+}
+
+impl Pair {
+    pub async fn new(test: &str, style: Style) -> Self {
+        Self::with(test, style, &[]).await
+    }
+
+    pub async fn with(test: &str, style: Style, more: &[(&str, &str)]) -> Self {
+        let alpha = Backend::open("alpha", test, more).await;
+        let beta = Backend::open("beta", test, more).await;
+        let resource = ResourceId(Uuid::new_v4());
+        let spec = |pool: &str| InstanceSpec {
+            instance: InstanceId(Uuid::new_v4()),
+            resource,
+            kind: ResourceKind::Share,
+            pool: pool.into(),
+            size_bytes: 1 << 30,
+            protocol: "NFS".into(),
+            epoch: Epoch(1),
+            replication: Some(ReplicationSpec { style, instances: 2 }),
+            options: Default::default(),
+        };
+        let (one, two) = (spec("alpha"), spec("beta"));
+        alpha.call(CreateInstance { spec: one.clone() }).await.unwrap();
+        beta.call(CreateReplica { spec: two.clone() }).await.unwrap();
+        Self { alpha, beta, active: one.instance, replica: two.instance }
+    }
+
+    pub async fn sync(&self) -> (PointInfo, Result<TransferReport>, Result<Outcome<TransferReport>>) {
+        let to = self.alpha.point(self.active, 1).await;
+        let (sent, received) = transfer((&self.alpha, self.active), (&self.beta, self.replica), 1, &to).await;
+        (to, sent, received)
+    }
+
+    /// [`sync`](Self::sync), which must succeed: the point, and the bytes that went.
+    pub async fn must_sync(&self) -> (PointInfo, u64) {
+        let (to, sent, received) = self.sync().await;
+        assert!(received.unwrap().into_inner().verified);
+        (to, sent.unwrap().bytes)
+    }
+
+    /// Both sides are deleted, and nothing of them is left anywhere.
+    pub async fn leaves_nothing(self) {
+        self.beta.call(DeleteReplica { instance: self.replica }).await.unwrap();
+        self.alpha.call(DeleteInstance { instance: self.active }).await.unwrap();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        for (backend, id) in [(&self.alpha, self.active), (&self.beta, self.replica)] {
+            assert_eq!(backend.left(), Vec::<String>::new());
+            assert!(!mounts.contains(&id.to_string()) && !backend.folder(id).exists());
+            assert!(!PathBuf::from(format!("/run/tandem/zfs/{id}.lock")).exists());
+        }
+    }
+}
+
+/// One transfer, as the manager makes it: from the newest common point.
+pub async fn transfer(
+    from: (&Backend, InstanceId),
+    to: (&Backend, InstanceId),
+    epoch: u64,
+    point: &PointInfo,
+) -> (Result<TransferReport>, Result<Outcome<TransferReport>>) {
+    let (there, here) = (from.0.observe(from.1).await, to.0.observe(to.1).await);
+    let common = there
+        .points
+        .iter()
+        .rev()
+        .find(|p| here.points.iter().any(|q| p.id == q.id && p.fingerprint == q.fingerprint))
+        .cloned();
+    let (epoch, format) = (Epoch(epoch), "zfs/1".to_owned());
+    let send = SendStream {
+        spec: SendSpec {
+            instance: from.1,
+            epoch,
+            to: point.id,
+            from: common.clone(),
+            resume: None,
+            format: format.clone(),
+            bandwidth: None,
+        },
+    };
+    let receive = Receive {
+        spec: ReceiveSpec { instance: to.1, epoch, to: point.clone(), from: common, resume: None, format },
+    };
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    tokio::join!(from.0.with_stream(send, Some(writer)), to.0.with_stream(receive, Some(reader)))
+}
+
+/// Bytes that do not compress.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    })
+    .take(len)
+    .collect()
+}

@@ -1,0 +1,222 @@
+//! What people and accidents do to a pool under the driver. Runs in a guest with the pools `alpha` and `beta`:
+//! `cargo xtask test --only guests`.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::fs;
+
+use common::{Backend, Pair, noise, transfer, zfs};
+use tandem_sdk::contract::*;
+
+#[tokio::test]
+#[ignore = "needs ZFS pools: runs in a guest"]
+async fn snapshots_of_others_survive_and_are_named() {
+    let pair = Pair::new("foreign", Style::Readable).await;
+    fs::write(pair.alpha.folder(pair.active).join("a"), noise(1, 1000)).unwrap();
+    let (first, _) = pair.must_sync().await;
+
+    // On the secondary, after its last point: it cannot follow past it.
+    let theirs = format!("{}@daily", pair.beta.content(pair.replica, 1));
+    zfs(&["snapshot", &theirs]);
+    fs::write(pair.alpha.folder(pair.active).join("b"), noise(2, 1000)).unwrap();
+    let (_, _, received) = pair.sync().await;
+    let error = received.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Conflict);
+    assert!(error.message.contains(&theirs), "{error}");
+    assert!(pair.beta.left().contains(&theirs));
+    let gone = pair.beta.call(DeleteReplica { instance: pair.replica }).await;
+    assert_eq!(gone.unwrap_err().kind, ErrorKind::Conflict);
+    assert_eq!(pair.beta.observe(pair.replica).await.points, std::slice::from_ref(&first));
+    zfs(&["destroy", &theirs]);
+    pair.must_sync().await;
+
+    // On the active one it is no trouble, and is not carried.
+    let theirs = format!("{}@hourly", pair.alpha.content(pair.active, 1));
+    zfs(&["snapshot", &theirs]);
+    pair.must_sync().await;
+    assert!(!pair.beta.left().iter().any(|name| name.ends_with("@hourly")));
+    let gone = pair.alpha.call(DeleteInstance { instance: pair.active }).await.unwrap_err();
+    assert!(gone.message.contains(&theirs), "{gone}");
+    zfs(&["destroy", &theirs]);
+    pair.leaves_nothing().await;
+}
+
+#[tokio::test]
+#[ignore = "needs ZFS pools: runs in a guest"]
+async fn a_stale_active_follows_the_new_one_from_the_point_in_common() {
+    let pair = Pair::new("stale", Style::Readable).await;
+    let (old, new) = (pair.alpha.folder(pair.active), pair.beta.folder(pair.replica));
+    fs::write(old.join("large"), noise(3, 3_000_000)).unwrap();
+    let (common, _) = pair.must_sync().await;
+    fs::write(old.join("never arrived"), b"x").unwrap();
+    pair.alpha.point(pair.active, 1).await;
+    fs::write(old.join("nor this"), b"x").unwrap();
+
+    pair.beta.promote(pair.replica, 2, Promotion::Forced { point: Some(common.id) }).await;
+    fs::write(new.join("newer"), b"y").unwrap();
+    pair.alpha.demote(pair.active, 2, Demotion::Fenced).await;
+    assert!(!old.exists(), "a fenced instance is not mounted");
+    let seen = pair.alpha.observe(pair.active).await;
+    assert_eq!((seen.role, seen.exports.len(), seen.read_only), (Role::Fenced, 0, true));
+    pair.alpha.demote(pair.active, 2, Demotion::Secondary).await;
+    let call = UpdateReplicaState { instance: pair.active, epoch: Epoch(2) };
+    let state = pair.alpha.call(call).await.unwrap();
+    assert_eq!((state.state, state.newest_point), (ReplicaState::OutOfSync, None));
+
+    let next = pair.beta.point(pair.replica, 2).await;
+    let (sent, received) = transfer((&pair.beta, pair.replica), (&pair.alpha, pair.active), 2, &next).await;
+    received.unwrap();
+    assert!(sent.unwrap().bytes < 500_000, "only the increment");
+    let names = |folder: &std::path::Path| {
+        let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&old), ["large", "newer"]);
+    assert_eq!(names(&old), names(&new));
+    // The roles are turned for the removal.
+    let Pair { alpha, beta, active, replica } = pair;
+    Pair { alpha: beta, beta: alpha, active: replica, replica: active }.leaves_nothing().await;
+}
+
+#[tokio::test]
+#[ignore = "needs ZFS pools: runs in a guest"]
+async fn a_lost_snapshot_costs_nothing_and_a_lost_point_a_full_copy() {
+    let pair = Pair::new("lost", Style::Readable).await;
+    let (share, mirror) = (pair.alpha.folder(pair.active), pair.beta.folder(pair.replica));
+    fs::write(share.join("large"), noise(4, 3_000_000)).unwrap();
+    let (first, full) = pair.must_sync().await;
+    assert!(full > 3_000_000);
+
+    let lost = format!("{}@tandem-{}", pair.alpha.content(pair.active, 1), first.id);
+    zfs(&["release", "tandem", &lost]);
+    zfs(&["destroy", &lost]);
+    fs::write(share.join("small"), b"1").unwrap();
+    let (second, bytes) = pair.must_sync().await;
+    assert!(bytes < 500_000, "{bytes} bytes: from the bookmark");
+
+    // Now the replica's: nothing is in common any more.
+    for point in [first.id, second.id] {
+        let lost = format!("{}@tandem-{point}", pair.beta.content(pair.replica, 1));
+        zfs(&["release", "tandem", &lost]);
+        zfs(&["destroy", &lost]);
+    }
+    fs::write(share.join("small"), b"2").unwrap();
+    let (third, bytes) = pair.must_sync().await;
+    assert!(bytes > 3_000_000);
+    assert_eq!(fs::read(mirror.join("small")).unwrap(), b"2", "the new copy is served");
+    assert_eq!(fs::read(mirror.join("large")).unwrap(), noise(4, 3_000_000));
+    let left = pair.beta.left();
+    assert!(!left.iter().any(|name| name.contains("/v1")), "the old copy is gone: {left:?}");
+    assert_eq!(pair.beta.observe(pair.replica).await.points, [third]);
+    pair.leaves_nothing().await;
+}
+
+#[tokio::test]
+#[ignore = "needs ZFS pools: runs in a guest"]
+async fn an_encrypted_share_travels_as_it_is() {
+    let key = "/run/tandem-test.key";
+    fs::write(key, [7; 32]).unwrap();
+    let location = format!("file://{key}");
+    zfs(&[
+        "create",
+        "-o",
+        "encryption=on",
+        "-o",
+        "keyformat=raw",
+        "-o",
+        &format!("keylocation={location}"),
+        "-o",
+        "mountpoint=none",
+        "alpha/crypt",
+    ]);
+    let pair = Pair::with("crypt", Style::Dr, &[("key_location", location.as_str())]).await;
+    fs::write(pair.alpha.folder(pair.active).join("secret"), noise(5, 200_000)).unwrap();
+    pair.must_sync().await;
+    let content = pair.beta.content(pair.replica, 1);
+    assert_eq!(zfs(&["get", "-H", "-o", "value", "keystatus", &content]).trim(), "unavailable");
+    fs::write(pair.alpha.folder(pair.active).join("more"), b"x").unwrap();
+    let (point, _) = pair.must_sync().await;
+
+    pair.alpha.demote(pair.active, 2, Demotion::Secondary).await;
+    pair.beta.promote(pair.replica, 2, Promotion::Planned { point: Some(point.id) }).await;
+    let folder = pair.beta.folder(pair.replica);
+    assert_eq!(fs::read(folder.join("secret")).unwrap(), noise(5, 200_000));
+    fs::write(folder.join("written there"), b"y").unwrap();
+    let next = pair.beta.point(pair.replica, 2).await;
+    let (sent, received) = transfer((&pair.beta, pair.replica), (&pair.alpha, pair.active), 2, &next).await;
+    received.unwrap();
+    assert!(sent.unwrap().bytes < 150_000, "failback by an increment");
+    let Pair { alpha, beta, active, replica } = pair;
+    Pair { alpha: beta, beta: alpha, active: replica, replica: active }.leaves_nothing().await;
+}
+
+#[tokio::test]
+#[ignore = "needs ZFS pools: runs in a guest"]
+async fn a_full_pool_keeps_the_last_point_and_nothing_else() {
+    let pair = Pair::new("full", Style::Readable).await;
+    let share = pair.alpha.folder(pair.active);
+    fs::write(share.join("a"), noise(6, 100_000)).unwrap();
+    let (first, _) = pair.must_sync().await;
+    zfs(&["set", "quota=8M", &pair.beta.dataset]);
+    fs::write(share.join("b"), noise(7, 30_000_000)).unwrap();
+    let (_, _, received) = pair.sync().await;
+    assert_eq!(received.unwrap_err().kind, ErrorKind::OutOfSpace);
+    let seen = pair.beta.observe(pair.replica).await;
+    assert_eq!((seen.points, seen.resume), (vec![first], None));
+    assert_eq!(fs::read(pair.beta.folder(pair.replica).join("a")).unwrap(), noise(6, 100_000));
+    zfs(&["set", "quota=none", &pair.beta.dataset]);
+    pair.must_sync().await;
+    assert_eq!(fs::read(pair.beta.folder(pair.replica).join("b")).unwrap(), noise(7, 30_000_000));
+    // The share's own size holds too.
+    let call = ResizeInstance { instance: pair.active, epoch: Epoch(1), size_bytes: 1 << 20 };
+    assert_eq!(pair.alpha.call(call).await.unwrap_err().kind, ErrorKind::OutOfSpace);
+    pair.leaves_nothing().await;
+}
+
+#[tokio::test]
+#[ignore = "needs ZFS pools: runs in a guest"]
+async fn a_quiesced_share_takes_no_writes_not_even_from_open_files() {
+    let pair = Pair::new("quiet", Style::Dr).await;
+    let (instance, epoch, folder) = (pair.active, Epoch(1), pair.alpha.folder(pair.active));
+    let mut open = fs::File::create(folder.join("log")).unwrap();
+    std::io::Write::write_all(&mut open, b"before").unwrap();
+    pair.alpha.call(Quiesce { instance, epoch, wait_seconds: None }).await.unwrap();
+    assert!(std::io::Write::write_all(&mut open, b"after").is_err());
+    assert!(fs::write(folder.join("new"), b"x").is_err());
+    assert_eq!(fs::read(folder.join("log")).unwrap(), b"before");
+    let (point, _) = pair.must_sync().await;
+    pair.alpha.call(ResumeWrites { instance, epoch }).await.unwrap();
+    std::io::Write::write_all(&mut open, b" after").unwrap();
+    drop(open);
+    assert_eq!(fs::read(folder.join("log")).unwrap(), b"before after");
+    // What was written meanwhile shows.
+    zfs(&["snapshot", &format!("{}@now", pair.alpha.content(instance, 1))]);
+    let state = pair.alpha.call(UpdateReplicaState { instance, epoch }).await.unwrap();
+    assert_eq!((state.newest_point, state.changed_since_point), (Some(point), Some(true)));
+    zfs(&["destroy", &format!("{}@now", pair.alpha.content(instance, 1))]);
+    pair.leaves_nothing().await;
+}
+
+#[tokio::test]
+#[ignore = "needs ZFS pools: runs in a guest"]
+async fn foreign_datasets_are_left_alone_and_a_missing_pool_has_a_sentence() {
+    let alpha = Backend::open("alpha", "mine", &[]).await;
+    zfs(&["create", "-p", "-o", "mountpoint=none", "alpha/mine/home"]);
+    let theirs = "alpha/mine/00000000-0000-0000-0000-000000000009";
+    zfs(&["create", "-o", "mountpoint=none", theirs]);
+    zfs(&["snapshot", &format!("{theirs}@kept")]);
+    let instance: InstanceId = "00000000-0000-0000-0000-000000000009".parse().unwrap();
+    assert_eq!(alpha.call(ListInstances {}).await.unwrap(), [instance]);
+    assert!(matches!(alpha.observe(instance).await.health, Health::Failed { .. }));
+    let error = alpha.call(DeleteInstance { instance }).await.unwrap_err();
+    assert!(error.message.contains("rename it"), "{error}");
+    zfs(&["destroy", &format!("{theirs}@kept")]);
+    alpha.call(DeleteInstance { instance }).await.unwrap();
+    assert_eq!(alpha.left(), ["alpha/mine/home"]);
+
+    let error = Backend::fails("nowhere/tandem").await;
+    assert_eq!(error.kind, ErrorKind::Unavailable);
+    assert!(error.message.contains("zpool import nowhere"), "{error}");
+}
