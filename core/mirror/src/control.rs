@@ -30,6 +30,7 @@ pub struct Control<'a> {
     done: AtomicU64,
     total: AtomicU64,
     last: Mutex<Instant>,
+    limit: Option<Mutex<Limit>>,
 }
 
 /// Steps are told at most this often.
@@ -56,7 +57,22 @@ impl<'a> Control<'a> {
             done: AtomicU64::new(0),
             total: AtomicU64::new(UNKNOWN),
             last: Mutex::new(Instant::now()),
+            limit: None,
         }
+    }
+
+    /// The same with so many bytes a second written at most, by all threads together.
+    #[must_use]
+    pub fn limited(mut self, bytes_per_second: Option<u64>) -> Self {
+        self.limit = bytes_per_second.map(|bytes| Mutex::new(Limit::new(bytes)));
+        self
+    }
+
+    /// Waits until so many bytes may be written.
+    pub(crate) fn pace(&self, bytes: u64) -> Result<()> {
+        let Some(limit) = &self.limit else { return Ok(()) };
+        let mut limit = limit.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        limit.pass(usize::try_from(bytes).unwrap_or(usize::MAX), self.cancelled)
     }
 
     /// A control that nobody watches and nobody stops.

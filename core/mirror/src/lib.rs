@@ -6,6 +6,7 @@
 //! - [`diff()`] tells what turns one manifest into another, moved content included;
 //! - [`send()`] writes the difference as a stream, and [`receive()`] builds the new tree beside the old one from it,
 //!   continuing where an earlier stream was cut;
+//! - [`Mirror`] makes one tree equal to another in place, in passes, and proves it;
 //! - [`Tree`] reaches into a tree without ever following a symlink.
 //!
 //! All calls block; [`Control`] carries progress out and a cancel in.
@@ -21,6 +22,7 @@ mod error;
 mod keep;
 mod manifest;
 mod meta;
+mod onto;
 mod receive;
 mod recycle;
 mod scan;
@@ -39,6 +41,7 @@ pub use entry::{
 pub use error::{Error, Result, is_full, show};
 pub use manifest::{ManifestReader, ManifestWriter, Summary, hex, read_summary, unhex};
 pub use meta::Skipped;
+pub use onto::{Mirror, Pass, Proof};
 pub use receive::{Base, ReceiveReport, Spare, receive};
 pub use scan::{ATTEMPTS, ScanReport, scan};
 pub use send::{OnVariant, Outgoing, SendReport, send};

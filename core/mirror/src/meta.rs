@@ -218,6 +218,14 @@ pub(crate) fn set_on_name(
     utimensat(dir, name, &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW).at("set the time of", name)
 }
 
+/// Removes attributes that are there and are not wanted.
+pub(crate) fn drop_xattrs(fd: BorrowedFd<'_>, there: &[Xattr], wanted: &[Xattr]) {
+    for xattr in there.iter().filter(|x| !wanted.iter().any(|w| w.name == x.name)) {
+        // What may not be removed shows when the copy is proven.
+        let _ = fremovexattr(fd, &xattr.name);
+    }
+}
+
 /// Removes the ACL that a new folder inherited, so that it passes none on.
 pub(crate) fn drop_default_acl(fd: impl AsFd) {
     // Absent or unsupported is what is wanted.

@@ -148,7 +148,7 @@ pub fn scan<R: Read, W: std::io::Write>(
     control: &Control<'_>,
 ) -> Result<ScanReport> {
     control.start("scan", None);
-    let mut known = Known { reader: previous, ahead: None };
+    let mut known = Known::new(previous);
     let mut walk = Walk::new(tree);
     let mut links = Links::default();
     let mut report = ScanReport::default();
@@ -209,20 +209,24 @@ pub(crate) fn is_known(earlier: &Entry, met: &Met) -> bool {
 }
 
 /// The identity, unless it is so young that a further change might not show.
-fn settled(local: Local) -> Option<Local> {
+pub(crate) fn settled(local: Local) -> Option<Local> {
     let now = SystemTime::now().checked_sub(TICK)?.duration_since(UNIX_EPOCH).ok()?;
     let limit = Time { sec: now.as_secs() as i64, nsec: now.subsec_nanos() };
     (local.ctime < limit).then_some(local)
 }
 
 /// Reads an earlier manifest alongside the walk.
-struct Known<R: Read> {
+pub(crate) struct Known<R: Read> {
     reader: Option<ManifestReader<R>>,
     ahead: Option<Entry>,
 }
 
 impl<R: Read> Known<R> {
-    fn at(&mut self, path: &[u8]) -> Result<Option<Entry>> {
+    pub(crate) fn new(reader: Option<ManifestReader<R>>) -> Self {
+        Self { reader, ahead: None }
+    }
+
+    pub(crate) fn at(&mut self, path: &[u8]) -> Result<Option<Entry>> {
         let Some(reader) = &mut self.reader else { return Ok(None) };
         loop {
             if self.ahead.is_none() {
@@ -336,7 +340,7 @@ pub(crate) enum Described {
     Gone,
 }
 
-fn describe(
+pub(crate) fn describe(
     tree: &Tree,
     dirs: &mut Dirs<'_>,
     met: &Met,
