@@ -116,6 +116,17 @@ impl Window {
         Self { from, to: MAX_MINOR, experimental_to: Some(graduated - 1) }
     }
 
+    /// From `from` to `to`, always experimental.
+    pub(crate) const fn experimental(from: u32, to: u32) -> Self {
+        Self { from, to, experimental_to: Some(to) }
+    }
+
+    /// The same, not after `to`.
+    pub(crate) const fn until(mut self, to: u32) -> Self {
+        self.to = to;
+        self
+    }
+
     /// Whether a request of this version finds it.
     pub(crate) fn admits(&self, version: &Microversion) -> bool {
         let open = self.experimental_to.is_none_or(|to| version.minor > to || version.experimental);

@@ -14,13 +14,16 @@ pub struct MigrationSpec {
     pub kind: ResourceKind,
     /// Where it is.
     pub source: InstanceId,
-    /// Where it goes; exists, empty, in the role `destination`.
+    /// Where it goes; exists, empty, in the role `destination`. Not yet when compatibility is checked.
     pub destination: InstanceId,
-    /// The resource's epoch.
+    /// The resource's epoch. The destination was prepared at the next one, and is active at that from the switch on:
+    /// what still holds the source's epoch can take nothing back.
     pub epoch: Epoch,
-    /// What the destination's driver said of itself in `endpoint`; opaque to the manager.
+    /// What the destination's driver said of itself in `endpoint`; opaque to the manager. Null when compatibility is
+    /// checked, and where the destination is gone.
     pub endpoint: Value,
-    /// The destination's back end: driver name and capabilities, as data.
+    /// The destination's back end, as data: `driver` (its name), `backend`, `host` (`host@backend#pool`, or
+    /// `host@backend`), `capabilities`.
     #[serde(default)]
     pub destination_driver: Map<String, Value>,
 }

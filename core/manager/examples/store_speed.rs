@@ -74,6 +74,7 @@ fn operation(n: u64) -> Operation {
         request_id: None,
         status: OpStatus::Accepted,
         cancel: false,
+        proceed: false,
         error: None,
         bytes: 0,
         remarks: Vec::new(),

@@ -88,6 +88,18 @@ pub enum Denied {
     /// The replica was never placed.
     #[error("replica {0} has no host")]
     NoHost(InstanceId),
+    /// The access rules of the instance are in error.
+    #[error("the access rules of instance {0} are in error; mend them first")]
+    RulesFailed(InstanceId),
+    /// No such back end: `host@backend`.
+    #[error("there is no back end {0}")]
+    NoService(String),
+    /// The back end is down: `host@backend`.
+    #[error("back end {0} is down")]
+    ServiceDown(String),
+    /// The share is not being migrated.
+    #[error("share {0} is not being migrated")]
+    NoMigration(ResourceId),
     /// The same rule exists.
     #[error("an access rule of type {access_type} for {access_to} exists already")]
     RuleExists {

@@ -7,7 +7,7 @@ use tandem_contract::{InstanceId, ListInstances, ReplicaState, ResourceId, Style
 use crate::core::Core;
 use crate::denied::Denied;
 use crate::face::{BackendState, Finding};
-use crate::model::{Counted, Instance, InstanceStatus, Operation, Share};
+use crate::model::{Counted, Instance, InstanceStatus, Operation, Part, Share};
 use crate::oplog::{OpState, Rebuilt};
 use crate::reconcile::cx;
 use crate::store::{InstanceQuery, ShareQuery};
@@ -121,7 +121,7 @@ impl Core {
         }
         for row in &chart.instances {
             let Some(share) = chart.shares.get(&row.share_id) else { continue };
-            if share.replication.is_some() {
+            if share.replication.is_some() && row.part == Part::Whole {
                 let project = used.entry(&share.project_id).or_default();
                 *project.entry(Counted::ShareReplicas).or_default() += 1;
                 *project.entry(Counted::ReplicaGigabytes).or_default() +=
@@ -193,9 +193,8 @@ impl Core {
 /// Law 1: no transient status without an owner.
 fn owners(chart: &Chart, findings: &mut Vec<Finding>) {
     for row in chart.instances.iter().filter(|i| i.status.is_transient()) {
-        let owned = chart.unfinished.iter().any(|op| {
-            op.share_id == row.share_id && op.intent.instance().is_none_or(|instance| instance == row.id)
-        });
+        let owned =
+            chart.unfinished.iter().any(|op| op.share_id == row.share_id && op.intent.concerns(row.id));
         let subject = format!("instance {}", row.id);
         if row.reset_by_admin {
             findings.push(notice(1, subject, format!("an administrator set its status to {}", row.status)));

@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::denied::Denied;
 use crate::face::Caller;
 use crate::model::{
-    AccessRule, Counted, Instance, Intent, OpStatus, Operation, Quota, Share, Usage, default_limits,
+    AccessRule, Counted, Instance, Intent, OpStatus, Operation, Part, Quota, Share, Usage, default_limits,
 };
 use crate::oplog::{Effect, Ending, Event, Logged, OpState};
 use crate::store::{Batch, Family, Gone, Row};
@@ -134,6 +134,7 @@ impl Draft {
             request_id: caller.and_then(|c| c.request_id.clone()),
             status: OpStatus::Accepted,
             cancel: false,
+            proceed: false,
             error: None,
             bytes: 0,
             remarks: Vec::new(),
@@ -160,6 +161,7 @@ impl Draft {
         op.updated_at = self.now;
         match &event {
             Event::CancelRequested => op.cancel = true,
+            Event::ProceedRequested => op.proceed = true,
             Event::Finished { ending, error } => {
                 op.status = match ending {
                     Ending::Done => OpStatus::Done,
@@ -175,6 +177,7 @@ impl Draft {
         if let Some(Ok(after)) = state.map(|s| s.clone().next(&event)) {
             op.status = after.status;
             op.cancel = after.cancel;
+            op.proceed = after.proceed;
             op.error = after.error;
             op.bytes = after.bytes;
             op.remarks = after.remarks;
@@ -269,8 +272,9 @@ impl Draft {
 /// The active instance (or the only one of a share that does not replicate).
 pub(crate) fn active_of(instances: &[Instance]) -> Option<&Instance> {
     use tandem_contract::ReplicaState::Active;
-    instances.iter().find(|i| i.replica_state == Some(Active)).or_else(|| match instances {
-        [only] if only.replica_state.is_none() => Some(only),
-        _ => None,
+    let whole = || instances.iter().filter(|i| i.part == Part::Whole);
+    whole().find(|i| i.replica_state == Some(Active)).or_else(|| {
+        let mut all = whole();
+        all.next().filter(|only| only.replica_state.is_none() && all.next().is_none())
     })
 }

@@ -181,6 +181,35 @@ pub struct Lag {
     pub bytes: Option<u64>,
 }
 
+/// What a migration would do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct MigrationCheck {
+    /// Where it would go.
+    pub host: String,
+    /// `driver`, `host` (the manager copies), `none` (it is there already), or empty when it cannot be.
+    pub approach: &'static str,
+    /// Why it cannot be, a sentence each; empty when it can.
+    pub refused: Vec<String>,
+    /// Whether users can write during the first phase.
+    pub writable: bool,
+    /// Whether users notice nothing.
+    pub nondisruptive: bool,
+    /// What users notice, in words.
+    pub interruption: String,
+    /// What does not come along.
+    pub lost: Vec<String>,
+    /// Bytes to be carried, where the storage can tell.
+    pub bytes: Option<u64>,
+    /// Seconds that this may take: an estimate.
+    pub seconds: Option<u64>,
+}
+
+impl MigrationCheck {
+    pub(crate) fn refuse(&mut self, why: String) {
+        self.refused.push(why);
+    }
+}
+
 /// Everything a law of the manager forbids and that was found nevertheless.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -215,6 +244,10 @@ pub struct Settings {
     pub keep_sync_days: u64,
     /// Bytes a second of each transfer, at most; unlimited when absent.
     pub bandwidth: Option<u64>,
+    /// Where copies from host to host note what they have read; set by whoever starts the manager. What is lost there
+    /// is read again.
+    #[serde(skip)]
+    pub work_dir: std::path::PathBuf,
 }
 
 impl Default for Settings {
@@ -228,6 +261,7 @@ impl Default for Settings {
             stall_deadline_seconds: 120,
             keep_sync_days: 7,
             bandwidth: None,
+            work_dir: std::env::temp_dir().join("tandem-copies"),
         }
     }
 }

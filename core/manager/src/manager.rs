@@ -20,12 +20,14 @@ use crate::clock::SharedClock;
 use crate::core::{Core, SharedCore};
 use crate::denied::Denied;
 use crate::face::{
-    BackendView, Caller, Finding, Lag, MetadataChange, NewReplica, NewRule, NewShare, NewType, PoolView,
-    Settings, ShareChange, TypeChange,
+    BackendView, Caller, Finding, Lag, MetadataChange, MigrationCheck, NewReplica, NewRule, NewShare,
+    NewType, PoolView, Settings, ShareChange, TypeChange,
 };
 use crate::kept::{Counting, Kept};
 use crate::keyed::Keyed;
-use crate::model::{AccessRule, Instance, InstanceStatus, Operation, Quota, Share, ShareType};
+use crate::model::{
+    AccessRule, Instance, InstanceStatus, MigrationRequest, Operation, Quota, Share, ShareType, TaskState,
+};
 use crate::queue::Queue;
 use crate::store::{Around, SharedStore, Store};
 
@@ -293,6 +295,61 @@ impl Manager {
         change: MetadataChange,
     ) -> Result<Instance, Denied> {
         self.core.set_replica_metadata(id, change).await
+    }
+
+    /// Admits a migration to another pool. `None`: the share is there already, as it would be.
+    ///
+    /// # Errors
+    /// `NoShare`, `HasReplicas`, `InstanceStatus`, `RulesFailed`, `Busy`, `NoService`, `ServiceDown`, `NoType`, `NoZone`,
+    /// `OverQuota`, `Store`.
+    pub async fn migrate(
+        &self,
+        caller: &Caller,
+        share: ResourceId,
+        request: MigrationRequest,
+    ) -> Result<Option<Operation>, Denied> {
+        self.core.migrate(caller, share, request).await
+    }
+
+    /// What a migration would do, and by which way. Changes nothing.
+    ///
+    /// # Errors
+    /// `NoShare`, `NoType`, `Store`.
+    pub async fn check_migration(
+        &self,
+        share: ResourceId,
+        request: MigrationRequest,
+    ) -> Result<MigrationCheck, Denied> {
+        self.core.check_migration(share, request).await
+    }
+
+    /// Tells a migration to go on after its first phase.
+    ///
+    /// # Errors
+    /// `NoShare`, `NoMigration`, `Store`.
+    pub async fn complete_migration(&self, share: ResourceId) -> Result<Operation, Denied> {
+        self.core.complete_migration(share).await
+    }
+
+    /// Asks a migration to end. It gives the source back as it was, unless the switch has come before.
+    ///
+    /// # Errors
+    /// `NoShare`, `NoMigration`, `Store`.
+    pub async fn cancel_migration(&self, share: ResourceId) -> Result<Operation, Denied> {
+        self.core.cancel_migration(share).await
+    }
+
+    /// An admin's override of a share's task state.
+    ///
+    /// # Errors
+    /// `NoShare`, `Store`.
+    pub async fn reset_task_state(
+        &self,
+        caller: &Caller,
+        share: ResourceId,
+        state: Option<TaskState>,
+    ) -> Result<Operation, Denied> {
+        self.core.reset_task_state(caller, share, state).await
     }
 
     /// Makes a share type.

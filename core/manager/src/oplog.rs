@@ -100,6 +100,8 @@ pub enum Event {
     },
     /// Somebody asked for it to end.
     CancelRequested,
+    /// Somebody told it to go on after its first phase.
+    ProceedRequested,
     /// Nothing more comes.
     Finished {
         /// How.
@@ -148,6 +150,8 @@ pub struct OpState {
     pub token: Option<ResumeToken>,
     /// Somebody asked for it to end.
     pub cancel: bool,
+    /// Somebody told it to go on after its first phase.
+    pub proceed: bool,
     /// Why it failed.
     pub error: Option<Error>,
     /// Bytes carried.
@@ -182,6 +186,7 @@ impl Default for OpState {
             undo_from: None,
             token: None,
             cancel: false,
+            proceed: false,
             error: None,
             bytes: 0,
             remarks: Vec::new(),
@@ -200,6 +205,7 @@ impl Event {
             Self::StepDone { .. } => "step_done",
             Self::StepFailed { .. } => "step_failed",
             Self::CancelRequested => "cancel_requested",
+            Self::ProceedRequested => "proceed_requested",
             Self::Finished { .. } => "finished",
         }
     }
@@ -279,6 +285,10 @@ impl OpState {
             }
             (S::Accepted | S::Running | S::Undoing, Event::CancelRequested) if self.intent.is_some() => {
                 self.cancel = true
+            }
+            // What turns back does not go on.
+            (S::Accepted | S::Running, Event::ProceedRequested) if self.intent.is_some() => {
+                self.proceed = true
             }
             (S::Accepted | S::Running | S::Undoing, Event::Finished { ending, error })
                 if self.intent.is_some() && !self.started =>

@@ -15,6 +15,7 @@ use crate::model::{Intent, Operation};
 struct Entry {
     op: Operation,
     cancel: CancellationToken,
+    proceed: CancellationToken,
     running: bool,
 }
 
@@ -25,6 +26,8 @@ pub(crate) struct Claim {
     /// The replica that a sync fills.
     pub sync: Option<InstanceId>,
     pub cancel: CancellationToken,
+    /// Cancelled once somebody told it to go on after its first phase.
+    pub proceed: CancellationToken,
 }
 
 /// Unfinished operations by share, in the order of their admission.
@@ -49,13 +52,17 @@ impl Queue {
             match entries.iter_mut().find(|e| e.op.id == op.id) {
                 Some(entry) => entry.op.clone_from(op),
                 None => {
-                    entries.push(Entry { op: op.clone(), cancel: CancellationToken::new(), running: false })
+                    let (cancel, proceed) = (CancellationToken::new(), CancellationToken::new());
+                    entries.push(Entry { op: op.clone(), cancel, proceed, running: false })
                 }
             }
-            if op.cancel
-                && let Some(entry) = entries.iter().find(|e| e.op.id == op.id)
-            {
-                entry.cancel.cancel();
+            if let Some(entry) = entries.iter().find(|e| e.op.id == op.id) {
+                if op.cancel {
+                    entry.cancel.cancel();
+                }
+                if op.proceed {
+                    entry.proceed.cancel();
+                }
             }
         }
         if entries.is_empty() {
@@ -89,6 +96,7 @@ impl Queue {
                             _ => None,
                         },
                         cancel: entries[i].cancel.clone(),
+                        proceed: entries[i].proceed.clone(),
                     });
                 }
             }
@@ -123,7 +131,7 @@ impl Queue {
 /// whole share. Rules may change while data is carried.
 fn conflict(a: &Operation, b: &Operation) -> bool {
     let whole = |op: &Operation| match op.intent {
-        Intent::Promote { .. } => true,
+        Intent::Promote { .. } | Intent::Migrate { .. } => true,
         _ => op.intent.instance().is_none(),
     };
     let rules_beside_sync = |a: &Operation, b: &Operation| {
@@ -131,6 +139,17 @@ fn conflict(a: &Operation, b: &Operation) -> bool {
     };
     if rules_beside_sync(a, b) || rules_beside_sync(b, a) {
         return false;
+    }
+    // What a migration left is no part of the share any more, and its storage may be away for long.
+    let leaves = |op: &Operation| matches!(op.intent, Intent::Release { .. });
+    let removes = |op: &Operation| matches!(op.intent, Intent::DeleteShare { .. });
+    if (leaves(a) && !removes(b)) || (leaves(b) && !removes(a)) {
+        return match (&a.intent, &b.intent) {
+            (Intent::Release { instance, .. }, other) | (other, Intent::Release { instance, .. }) => {
+                other.instance() == Some(*instance)
+            }
+            _ => false,
+        };
     }
     whole(a) || whole(b) || a.intent.instance() == b.intent.instance()
 }
@@ -154,6 +173,7 @@ mod tests {
             request_id: None,
             status: OpStatus::Accepted,
             cancel: false,
+            proceed: false,
             error: None,
             bytes: 0,
             remarks: Vec::new(),
@@ -164,12 +184,14 @@ mod tests {
 
     fn intent() -> impl Strategy<Value = Intent> {
         let instance = (0_u128..3).prop_map(|n| InstanceId(Uuid::from_u128(n)));
-        (0..6, instance).prop_map(|(kind, instance)| match kind {
+        (0..8, instance).prop_map(|(kind, instance)| match kind {
             0 => Intent::Sync { instance, asked: false },
             1 => Intent::Promote { instance, quiesce_wait_seconds: None },
             2 => Intent::CreateReplica { instance, only_host: None },
             3 => Intent::DeleteReplica { instance, force: false },
             4 => Intent::UpdateAccess,
+            6 => Intent::Release { instance, force: false },
+            7 => Intent::DeleteShare { force: false },
             _ => Intent::Resize { from_gb: 1, to_gb: 2 },
         })
     }

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use tandem_contract::{
-    Capabilities, Epoch, Error, Health, InstanceId, Observation, PointId, ReplicaState,
-    ReplicationCapability, ResourceId, ResumeToken, Role, Style, Transport,
+    AttachKind, Capabilities, Compatibility, Epoch, Error, Health, InstanceId, Observation, PointId,
+    ReplicaState, ReplicationCapability, ResourceId, ResourceKind, ResumeToken, Role, Style, Transport,
 };
 use uuid::Uuid;
 
-use crate::model::{InstanceStatus, Intent, OpStatus};
+use crate::model::{InstanceStatus, Intent, MigrationRequest, Needs, OpStatus};
 use crate::oplog::{Ending, Event, OpState};
-use crate::plan::{self, Link, Step, World};
+use crate::plan::{self, Link, Sides, Step, World};
 
 const LAWS: &str = "\
 ## The laws of the manager
@@ -31,8 +31,9 @@ const LAWS: &str = "\
    A forced promotion leaves the old active *unfenced* until it is seen again; then it is *fenced*, and follows the new
    active only once a resync says so.
 6. **Cancel is accepted in every state that is not terminal**, and ends in bounded time.
-7. **Failure keeps the source.** Until its commit point (the start of `promote` for a promotion) a failed operation
-   gives the source back, active and writable, at a new epoch where one was raised; after it, recovery goes forward.
+7. **Failure keeps the source.** Until its commit point (the start of `promote` for a promotion, the switch for a
+   migration) a failed operation gives the source back, active and writable, at a new epoch where one was
+   raised; after it, recovery goes forward. What a migration leaves, either side, is removed by an operation of its own.
 8. **Progress is honest**: monotone bytes of a stated total; an error is never 100 %.
 9. **A slow driver hurts nobody else**: order is kept by the queue, not by a lock held while a driver works.
 10. **A bad plug-in hurts only its back end.**
@@ -94,6 +95,7 @@ fn machine(page: &mut String) {
         Box::new(|step| Event::StepDone { step, bytes: None, remark: None }),
         Box::new(move |step| Event::StepFailed { step, error: Error::bug("x"), undo: Vec::new() }),
         Box::new(|_| Event::CancelRequested),
+        Box::new(|_| Event::ProceedRequested),
         Box::new(|_| Event::Finished { ending: Ending::Done, error: None }),
     ];
     let names: Vec<String> = events.iter().map(|e| format!("`{}`", e(0).name())).collect();
@@ -149,9 +151,33 @@ fn seen(role: Role) -> Link {
     })))
 }
 
+/// What both sides of a migration can do.
+fn sides(name: &str) -> Sides {
+    let by_driver = name.contains("by the driver");
+    let compatibility = Compatibility {
+        compatible: by_driver,
+        writable: by_driver && !name.contains("read-only"),
+        ..Compatibility::default()
+    };
+    Sides { compatibility, remark: None, attach: (Some(AttachKind::Tree), Some(AttachKind::Tree)) }
+}
+
 fn plans(page: &mut String) {
     *page += "\n## Plans\n\n`old` is the active instance, `new` the one that the request names. After the bar: what takes everything back\nwhen the last step before the commit point fails.\n\n| request | steps | way back |\n|---|---|---|\n";
-    let cases: [(&str, Intent, bool, bool, bool); 12] = [
+    let migrate = |at_once| Intent::Migrate {
+        source: OLD,
+        destination: NEW,
+        request: MigrationRequest {
+            kind: ResourceKind::Share,
+            host: "h@b#p".into(),
+            host_assisted: false,
+            needs: Needs::default(),
+            new_type: None,
+            replicates: false,
+            at_once,
+        },
+    };
+    let cases: [(&str, Intent, bool, bool, bool); 16] = [
         ("create share", Intent::CreateShare { instance: OLD, only_host: None }, false, false, false),
         ("delete share", Intent::DeleteShare { force: false }, false, false, false),
         ("resize", Intent::Resize { from_gb: 1, to_gb: 2 }, false, false, false),
@@ -200,6 +226,10 @@ fn plans(page: &mut String) {
             false,
             true,
         ),
+        ("migrate, by the driver", migrate(false), false, false, false),
+        ("migrate, by the driver, which needs the source read-only", migrate(false), false, false, false),
+        ("migrate, from host to host", migrate(false), false, false, false),
+        ("migrate, from host to host, at once", migrate(true), false, false, false),
     ];
     for (name, intent, storage, quiesce, away) in cases {
         let instances = [
@@ -213,10 +243,12 @@ fn plans(page: &mut String) {
             instances: &instances,
             capabilities: &capabilities,
             links: &links,
+            sides: Some(sides(name)),
             new_points: [PointId(Uuid::from_u128(1)), PointId(Uuid::from_u128(2))],
         };
         let steps = plan::plan(&intent, &world).expect("a plan");
-        let last = (0..steps.len()).rev().find(|n| !steps[*n].is_soft()).unwrap_or(0);
+        let commits = |n: &usize| steps[*n].is_soft() || matches!(steps[*n], Step::Switch { .. });
+        let last = (0..steps.len()).rev().find(|n| !commits(n)).unwrap_or(0);
         let back = plan::undo(&intent, &steps, last, &world);
         let _ = writeln!(page, "| {name} | {} | {} |", words(&steps), words(&back));
     }
@@ -245,6 +277,24 @@ fn words(steps: &[Step]) -> String {
         Step::Promote { instance, forced } => {
             format!("promote {}{}", who(instance), if *forced { " by force" } else { "" })
         }
+        Step::Prepare { instance } => format!("prepare {}", who(instance)),
+        Step::Mirror { source, instance, last: false } => {
+            format!("copy {} onto {}", who(source), who(instance))
+        }
+        Step::Mirror { source, instance, .. } => {
+            format!("copy {} onto {} and prove it", who(source), who(instance))
+        }
+        Step::Assist { source, .. } => format!("let the driver of {} begin", who(source)),
+        Step::Carry { source, instance } => format!("driver carries {} to {}", who(source), who(instance)),
+        Step::AwaitProceed { .. } => "await the word to go on".into(),
+        Step::TakeOver { source, instance } => {
+            format!("driver takes over from {} to {}", who(source), who(instance))
+        }
+        Step::Unwind { source, .. } => format!("let the driver of {} end it", who(source)),
+        Step::LetGo { source, .. } => format!("let the driver forget {}", who(source)),
+        Step::Detach { instance } => format!("detach {}", who(instance)),
+        Step::Grant { instance } => format!("grant access to {}", who(instance)),
+        Step::Switch { source, instance } => format!("switch from {} to {}", who(source), who(instance)),
         Step::Resize { instance, .. } => format!("resize {}", who(instance)),
         Step::DeleteInstance { instance } | Step::DeleteReplica { instance } => {
             format!("delete {}", who(instance))

@@ -17,6 +17,7 @@ fn event() -> impl Strategy<Value = Event> {
         (0_usize..6).prop_map(|step| Event::StepDone { step, bytes: Some(1), remark: None }),
         (0_usize..6, steps).prop_map(|(step, undo)| Event::StepFailed { step, error: Error::bug("x"), undo }),
         Just(Event::CancelRequested),
+        Just(Event::ProceedRequested),
         Just(Event::Finished { ending: Ending::Done, error: None }),
         Just(Event::Finished { ending: Ending::Failed, error: Some(Error::bug("x")) }),
     ]

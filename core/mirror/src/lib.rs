@@ -7,6 +7,7 @@
 //! - [`send()`] writes the difference as a stream, and [`receive()`] builds the new tree beside the old one from it,
 //!   continuing where an earlier stream was cut;
 //! - [`Mirror`] makes one tree equal to another in place, in passes, and proves it;
+//! - [`mirror_device`] does so with block devices;
 //! - [`Tree`] reaches into a tree without ever following a symlink.
 //!
 //! All calls block; [`Control`] carries progress out and a cancel in.
@@ -16,6 +17,7 @@ mod codec;
 mod content;
 mod control;
 mod copy;
+mod device;
 mod diff;
 mod entry;
 mod error;
@@ -34,6 +36,7 @@ mod watch;
 mod wire;
 
 pub use control::{Control, Step};
+pub use device::mirror_device;
 pub use diff::{Change, Diff, Moved, Run, Source, Variants, diff};
 pub use entry::{
     CHUNK, Content, Entry, Extent, HOLE, Hash, Kind, Local, Meta, Time, Xattr, compare, is_below, split,

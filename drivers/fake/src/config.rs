@@ -37,12 +37,47 @@ pub struct Config {
     #[serde(default = "chunk")]
     #[schemars(range(min = 1))]
     pub chunk_bytes: usize,
+    /// What it promises when it moves a share to another site of its world; null moves nothing.
+    #[serde(default = "promises")]
+    pub migration: Option<Promises>,
     /// Further facts of the storage, as capabilities that share types can ask for.
     #[serde(default)]
     pub facts: serde_json::Map<String, serde_json::Value>,
     /// Faults to inject.
     #[serde(default)]
     pub faults: Vec<Fault>,
+}
+
+/// What a migration by this driver promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Promises {
+    /// Users write during the first phase.
+    pub writable: bool,
+    /// Users notice nothing: the export stays the same.
+    pub nondisruptive: bool,
+    /// All metadata is kept.
+    pub preserve_metadata: bool,
+    /// Snapshots move along.
+    pub preserve_snapshots: bool,
+    /// Rounds of its first phase.
+    pub rounds: u32,
+}
+
+impl Default for Promises {
+    fn default() -> Self {
+        Self {
+            writable: true,
+            nondisruptive: false,
+            preserve_metadata: true,
+            preserve_snapshots: true,
+            rounds: 2,
+        }
+    }
+}
+
+fn promises() -> Option<Promises> {
+    Some(Promises::default())
 }
 
 /// Who moves a replica's data.

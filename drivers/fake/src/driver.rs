@@ -174,7 +174,11 @@ impl Driver for Fake {
                 quiesce: self.config.quiesce,
                 lag_bytes: self.config.mode == Mode::Storage,
             }),
-            migration: None,
+            migration: self.config.migration.map(|_| MigrationCapability {
+                to_drivers: vec![Self::NAME.to_owned()],
+                revert: true,
+                force_complete: true,
+            }),
             attach: self.world.is_in_folder().then_some(AttachKind::Tree),
             extra: self.config.facts.clone(),
         }
@@ -350,5 +354,77 @@ impl StorageReplicated for Fake {
 
     async fn disconnect_peers(&self, cx: &OpContext, call: DisconnectPeers) -> Result<Outcome<()>> {
         self.act(cx, Some(call.instance), |sites| self.disconnect(sites, call.instance, call.peer)).await
+    }
+}
+
+impl Migration for Fake {
+    async fn prepare_destination(
+        &self,
+        cx: &OpContext,
+        call: PrepareDestination,
+    ) -> Result<Outcome<InstanceInfo>> {
+        let id = call.spec.instance;
+        self.act(cx, Some(id), |sites| self.create(sites, call.spec, Role::Destination)).await
+    }
+
+    async fn migration_check_compatibility(
+        &self,
+        cx: &OpContext,
+        call: MigrationCheckCompatibility,
+    ) -> Result<Compatibility> {
+        let source = call.migration.source;
+        self.act(cx, Some(source), |sites| self.promise(sites, &call.migration)).await
+    }
+
+    async fn migration_start(&self, cx: &OpContext, call: MigrationStart) -> Result<Outcome<()>> {
+        let source = call.migration.source;
+        self.act(cx, Some(source), |sites| self.start_moving(sites, &call.migration)).await
+    }
+
+    async fn migration_continue(&self, cx: &OpContext, call: MigrationContinue) -> Result<MigrationProgress> {
+        let source = call.migration.source;
+        self.act(cx, Some(source), |sites| self.move_on(sites, &call.migration, 1)).await
+    }
+
+    async fn migration_complete(&self, cx: &OpContext, call: MigrationComplete) -> Result<Outcome<Switched>> {
+        let source = call.migration.source;
+        self.act(cx, Some(source), |sites| self.take_over(sites, &call.migration)).await
+    }
+
+    async fn migration_release(&self, cx: &OpContext, call: MigrationRelease) -> Result<Outcome<()>> {
+        let source = call.migration.source;
+        self.act(cx, Some(source), |sites| self.let_go(sites, &call.migration)).await
+    }
+
+    async fn migration_revert(&self, cx: &OpContext, call: MigrationRevert) -> Result<Outcome<Switched>> {
+        let source = call.migration.source;
+        self.act(cx, Some(source), |sites| self.go_back(sites, &call.migration)).await
+    }
+
+    async fn migration_cancel(&self, cx: &OpContext, call: MigrationCancel) -> Result<Outcome<()>> {
+        let source = call.migration.source;
+        self.act(cx, Some(source), |sites| self.stop_moving(sites, &call.migration)).await
+    }
+
+    async fn migration_get_progress(
+        &self,
+        cx: &OpContext,
+        call: MigrationGetProgress,
+    ) -> Result<MigrationProgress> {
+        let source = call.migration.source;
+        self.act(cx, Some(source), |sites| self.move_on(sites, &call.migration, 0)).await
+    }
+
+    async fn migration_force_complete(
+        &self,
+        cx: &OpContext,
+        call: MigrationForceComplete,
+    ) -> Result<Outcome<()>> {
+        let source = call.migration.source;
+        let all = self.config.migration.map_or(0, |p| p.rounds);
+        self.act(cx, Some(source), |sites| {
+            self.move_on(sites, &call.migration, all).map(|_| Outcome::Changed(()))
+        })
+        .await
     }
 }

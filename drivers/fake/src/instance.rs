@@ -40,6 +40,12 @@ pub(crate) struct Instance {
     /// Reports still to be made until a resync is done.
     pub(crate) resync_left: u32,
     pub(crate) split_brain: Option<String>,
+    /// Where it is being moved to: the site, the instance there, and rounds that were made.
+    #[serde(default)]
+    pub(crate) moving: Option<(String, InstanceId, u32)>,
+    /// The export that it took over from where it came from.
+    #[serde(default)]
+    pub(crate) export: Option<String>,
 }
 
 /// A point: a copy.
@@ -96,6 +102,8 @@ impl Instance {
             up_to_date: role == Role::Active,
             resync_left: 0,
             split_brain: None,
+            moving: None,
+            export: None,
             spec,
         }
     }
@@ -176,16 +184,21 @@ impl Fake {
             return Vec::new();
         }
         vec![ExportLocation {
-            path: self.path_of(instance.spec.instance),
+            path: instance.export.clone().unwrap_or_else(|| self.path_of(instance.spec.instance)),
             preferred: true,
             admin_only: false,
         }]
     }
 
     pub(crate) fn path_of(&self, id: InstanceId) -> String {
+        self.path_at(&self.config.site, id)
+    }
+
+    /// Where an instance is reached that another site of the world keeps.
+    pub(crate) fn path_at(&self, site: &str, id: InstanceId) -> String {
         match &self.config.path {
-            Some(path) => files_of(path, &self.config.site, id).display().to_string(),
-            None => format!("fake:/{}/{id}", self.config.site),
+            Some(path) => files_of(path, site, id).display().to_string(),
+            None => format!("fake:/{site}/{id}"),
         }
     }
 

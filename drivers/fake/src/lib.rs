@@ -15,16 +15,17 @@ mod folder;
 mod hex;
 mod inspect;
 mod instance;
+mod migration;
 mod observe;
 mod peers;
 mod replication;
 mod streams;
 mod world;
 
-pub use config::{Config, Mode};
+pub use config::{Config, Mode, Promises};
 pub use driver::Fake;
 pub use fault::{Fault, What};
 pub use inspect::Inspected;
 pub use world::{Data, Event, World, Write, WriteRefused};
 
-tandem_sdk::export_driver!(Fake: Attachable, Replication, Quiescable, Streamed, Reachable, StorageReplicated);
+tandem_sdk::export_driver!(Fake: Attachable, Replication, Quiescable, Streamed, Reachable, StorageReplicated, Migration);

@@ -126,9 +126,19 @@ impl<'a> Replay<'a> {
             wanted.extend(record.resp["share_types"].as_array().into_iter().flatten().cloned());
             wanted.extend(record.resp.get("share_type").cloned());
         }
-        if let Some(id) = record.req_body["share"]["share_type"].as_str().filter(|id| next_id(id).is_some()) {
+        let named = [
+            &record.req_body["share"]["share_type"],
+            &record.req_body["migration_start"]["new_share_type_id"],
+        ];
+        let ids = named.into_iter().filter_map(Value::as_str).filter(|id| next_id(id).is_some());
+        for id in ids.filter(|id| !id.starts_with("00000000")) {
             let mut plain = plain();
             plain["id"] = id.into();
+            // Its name shows where a share has it.
+            let shows = |r: &&Record| r.resp["share"]["share_type"] == id;
+            if let Some(shown) = self.records.iter().find(shows) {
+                plain["name"] = shown.resp["share"]["share_type_name"].clone();
+            }
             wanted.push(plain);
         }
         for shown in wanted {
@@ -163,7 +173,8 @@ impl<'a> Replay<'a> {
             };
             headers.push((name.clone(), value.as_bytes().to_vec()));
         }
-        let body = record.body().map(|body| self.known.translate(&body).into_bytes());
+        let back_ends = |body: &str| body.replace("@alpha", "@ALPHA").replace("@beta", "@BETA");
+        let body = record.body().map(|body| back_ends(&self.known.translate(&body)).into_bytes());
         self.server.send(&record.method, &target, &headers, body).await.expect("a request")
     }
 
@@ -197,8 +208,11 @@ impl<'a> Replay<'a> {
 
 /// Whether the recording saw something that was still on its way.
 fn on_its_way(record: &Record) -> bool {
-    let transient =
-        |v: &Value| matches!(v["status"].as_str(), Some("creating" | "deleting" | "replication_change"));
+    let transient = |v: &Value| {
+        matches!(v["status"].as_str(), Some("creating" | "deleting" | "replication_change"))
+            || v["status"] == "migrating"
+                && (v["task_state"] == "migration_starting" || record.what.contains("right after"))
+    };
     let body = &record.resp;
     record.method == "GET"
         && (transient(&body["share"])

@@ -51,7 +51,8 @@ const FIELDS: &[F] = &[
 
 /// Manila's progress of the making of an instance.
 pub(super) fn progress(instance: &Instance) -> Value {
-    let made = instance.launched_at.is_some() || instance.status != InstanceStatus::Creating;
+    let making = matches!(instance.status, InstanceStatus::Creating | InstanceStatus::MigratingTo);
+    let made = instance.launched_at.is_some() || !making;
     if made { json!("100%") } else { Value::Null }
 }
 

@@ -8,6 +8,7 @@ mod exports;
 mod find;
 mod instances;
 mod metadata;
+mod migration;
 mod quotas;
 mod read;
 mod replica_views;
@@ -53,24 +54,12 @@ pub(crate) const LATER: &[&str] = &[
     "/types/{id}/os-share-type-access",
     "/services/ensure-shares",
     "/shares/manage",
-    "/shares/{id}/migration-progress",
     "/shares/{id}/export_locations/{el}/metadata",
     "/shares/{id}/export_locations/{el}/metadata/{key}",
 ];
 
 /// Actions of shares that later issues will serve; they answer 404 too.
-pub(crate) const LATER_ACTIONS: &[&str] = &[
-    "soft_delete",
-    "restore",
-    "os-migrate_share",
-    "migrate_share",
-    "migration_start",
-    "migration_complete",
-    "migration_cancel",
-    "migration_get_progress",
-    "unmanage",
-    "revert",
-];
+pub(crate) const LATER_ACTIONS: &[&str] = &["soft_delete", "restore", "unmanage", "revert"];
 
 /// Every route under `/v2`.
 pub(crate) fn routes() -> Routes {
@@ -88,6 +77,7 @@ pub(crate) fn routes() -> Routes {
     instances::routes(&mut routes);
     quotas::routes(&mut routes);
     replicas::routes(&mut routes);
+    migration::routes(&mut routes);
     routes.get("/extensions", Window::ALWAYS, extensions);
     for (list, member) in [
         ("/types", "/types/{id}"),

@@ -5,7 +5,7 @@ use tandem_manager::Denied;
 use tandem_manager::model::Counted;
 
 use super::share_create::{check_limit, check_size, need_for_action};
-use super::{LATER_ACTIONS, access, admin, denied, find, read};
+use super::{LATER_ACTIONS, access, admin, denied, find, migration, read};
 use crate::call::{Call, Reply, Result};
 use crate::fault::Fault;
 use crate::microversion::Window;
@@ -68,8 +68,8 @@ pub(super) fn routes(routes: &mut Routes) {
         Action::new("extend", NEW, extend),
         Action::new("os-shrink", OLD, shrink),
         Action::new("shrink", NEW, shrink),
-        Action::new("reset_task_state", Window::graduated(22, 96), reset_task_state),
     ];
+    actions.extend(migration::actions());
     actions.extend(LATER_ACTIONS.iter().map(|name| Action::new(name, Window::ALWAYS, later)));
     routes.actions("/shares/{id}/action", actions);
 }
@@ -103,25 +103,6 @@ async fn reset_status(call: Call) -> Result {
         .await
         .map_err(denied::fault)?;
     Reply::accepted()
-}
-
-/// No share has a task state before shares migrate, so there is none to reset: taking it away is done already.
-/// The stock client asks for that with every `share set`.
-async fn reset_task_state(call: Call) -> Result {
-    call.authorize("share:reset_task_state")?;
-    let object = read::action(&call, "reset_task_state")?;
-    let Some(state) = object.get("task_state") else {
-        return Err(Fault::bad_request("Must specify 'task_state'"));
-    };
-    let id = call.param("id");
-    let missing = || Fault::new(404, format!("ShareNotFound: Share {id} could not be found."));
-    let found = find::need_share(&call, id, missing).await?;
-    find::may_change(&call, "share:reset_task_state", &found.share)?;
-    if state.is_null() && found.share.task_state.is_none() {
-        Reply::accepted()
-    } else {
-        Err(Fault::not_found())
-    }
 }
 
 async fn force_delete(call: Call) -> Result {

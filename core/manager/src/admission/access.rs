@@ -10,7 +10,9 @@ use crate::core::Core;
 use crate::denied::Denied;
 use crate::draft::Draft;
 use crate::face::{Caller, MetadataChange, NewRule};
-use crate::model::{AccessRule, AccessRulesStatus, InstanceStatus, Intent, OpStatus, RuleState};
+use crate::model::{
+    AccessRule, AccessRulesStatus, Instance, InstanceStatus, Intent, OpStatus, Part, RuleState,
+};
 
 impl Core {
     /// Admits a rule.
@@ -36,7 +38,7 @@ impl Core {
                 access_type: new.access_type.clone(),
                 access_to: new.access_to.clone(),
                 access_level: new.access_level,
-                states: draft.instances.iter().map(|i| (i.id, RuleState::QueuedToApply)).collect(),
+                states: whole(draft).map(|i| (i.id, RuleState::QueuedToApply)).collect(),
                 enforced: false,
                 metadata: new.metadata.clone(),
                 created_at: draft.now,
@@ -57,7 +59,14 @@ impl Core {
         rule: Uuid,
     ) -> Result<(), Denied> {
         self.change(share, |draft| {
-            draft.need_share(share)?;
+            let row = draft.need_share(share)?;
+            match row.representative(&draft.instances) {
+                Some(i) if i.status == InstanceStatus::Migrating => {
+                    let needed = "available".into();
+                    return Err(Denied::ShareStatus { share, status: i.status, needed });
+                }
+                _ => {}
+            }
             let row = draft.rules.iter_mut().find(|r| r.id == rule).ok_or(Denied::NoRule(rule))?;
             for state in row.states.values_mut() {
                 *state = RuleState::QueuedToDeny;
@@ -109,20 +118,24 @@ impl Core {
     }
 }
 
+/// The instances that users reach.
+fn whole(draft: &Draft) -> impl Iterator<Item = &Instance> {
+    draft.instances.iter().filter(|i| i.part == Part::Whole)
+}
+
 /// Rules change only on a share that serves.
 fn ready_for_rules(draft: &Draft, id: ResourceId) -> Result<(), Denied> {
-    draft.need_idle(id)?;
     let share = draft.need_share(id)?;
     let status = share.representative(&draft.instances).map_or(InstanceStatus::Error, |i| i.status);
     if status != InstanceStatus::Available {
         return Err(Denied::ShareStatus { share: id, status, needed: "available".into() });
     }
-    Ok(())
+    draft.need_idle(id)
 }
 
 /// Admits an update of the rules, unless one waits that has not read them yet.
 pub(crate) fn admit_update(draft: &mut Draft, caller: Option<&Caller>) {
-    for instance in &mut draft.instances {
+    for instance in draft.instances.iter_mut().filter(|i| i.part == Part::Whole) {
         instance.access_rules_status = AccessRulesStatus::Syncing;
     }
     let waits = draft

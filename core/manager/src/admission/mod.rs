@@ -2,6 +2,7 @@
 //! nothing here takes a step or calls a driver.
 
 mod access;
+mod migration;
 mod operation;
 mod replica;
 mod share;
@@ -14,7 +15,7 @@ use tandem_contract::{InstanceId, OpId, ReplicaState, ResourceId};
 use crate::denied::Denied;
 use crate::draft::Draft;
 use crate::face::Caller;
-use crate::model::{Instance, InstanceStatus, Intent, Operation, Share};
+use crate::model::{Instance, InstanceStatus, Intent, Operation, Share, TaskState};
 use crate::oplog::{Effect, Ending, Event};
 
 impl Draft {
@@ -63,21 +64,9 @@ impl Draft {
     }
 }
 
-/// Whether a task state makes a share busy (Manila's BUSY_TASK_STATES).
+/// Whether a task state makes a share busy.
 fn is_busy(task_state: &str) -> bool {
-    matches!(
-        task_state,
-        "migration_starting"
-            | "migration_in_progress"
-            | "migration_completing"
-            | "migration_driver_starting"
-            | "migration_driver_in_progress"
-            | "migration_driver_phase1_done"
-            | "data_copying_starting"
-            | "data_copying_in_progress"
-            | "data_copying_completing"
-            | "data_copying_completed"
-    )
+    TaskState::parse(task_state).is_some_and(TaskState::is_busy)
 }
 
 /// A new operation's id: UUID v7, so that ids sort by time.

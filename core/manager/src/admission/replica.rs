@@ -8,7 +8,7 @@ use crate::core::Core;
 use crate::denied::Denied;
 use crate::draft::Draft;
 use crate::face::{Caller, MetadataChange, NewReplica};
-use crate::model::{Counted, Instance, InstanceStatus, Intent, Operation};
+use crate::model::{Counted, Instance, InstanceStatus, Intent, Operation, Part};
 use crate::oplog::Effect;
 
 impl Core {
@@ -144,6 +144,9 @@ fn delete_replica(
     force: bool,
 ) -> Result<Option<Operation>, Denied> {
     let row = draft.need_instance(id)?.clone();
+    if row.part != Part::Whole {
+        return delete_leftover(draft, caller, id, force);
+    }
     let share = draft.need_share(row.share_id)?;
     if share.replication.is_none() {
         return Err(Denied::NotReplicated(row.share_id));
@@ -163,6 +166,28 @@ fn delete_replica(
     draft.preempt(|op| concerns(op) && (force || !is_delete(op)));
     let set = vec![Effect::Status { instance: id, status: InstanceStatus::Deleting }];
     Ok(Some(draft.admit(new_op(), Intent::DeleteReplica { instance: id, force }, set, Some(caller))))
+}
+
+/// Removes what a migration left. While it is being filled, the migration is what has to be cancelled.
+fn delete_leftover(
+    draft: &mut Draft,
+    caller: &Caller,
+    id: InstanceId,
+    force: bool,
+) -> Result<Option<Operation>, Denied> {
+    let owned = draft.unfinished().into_iter().find(|op| op.intent.concerns(id) && !op.cancel);
+    match owned {
+        Some(op) if matches!(op.intent, Intent::Migrate { .. }) => {
+            return Err(Denied::Invalid(format!(
+                "instance {id} belongs to a migration that runs; cancel that instead"
+            )));
+        }
+        Some(_) if !force => return Ok(None),
+        Some(op) => draft.request_cancel(&op),
+        None => {}
+    }
+    let set = vec![Effect::Status { instance: id, status: InstanceStatus::Deleting }];
+    Ok(Some(draft.admit(new_op(), Intent::Release { instance: id, force }, set, Some(caller))))
 }
 
 const fn is_delete(op: &Operation) -> bool {

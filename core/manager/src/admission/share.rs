@@ -8,7 +8,7 @@ use crate::core::Core;
 use crate::denied::Denied;
 use crate::draft::Draft;
 use crate::face::{Caller, MetadataChange, NewShare, ShareChange};
-use crate::model::{Counted, Instance, InstanceStatus, Intent, Operation, Share, ShareType};
+use crate::model::{Counted, Instance, InstanceStatus, Intent, Operation, Part, Share, ShareType};
 use crate::oplog::Effect;
 
 impl Core {
@@ -152,13 +152,7 @@ fn new_share(
         epoch: Epoch(1),
         points: Vec::new(),
         task_state: None,
-        snapshot_support: [
-            "snapshot_support",
-            "create_share_from_snapshot_support",
-            "revert_to_snapshot_support",
-            "mount_snapshot_support",
-        ]
-        .map(|spec| share_type.flag(spec)),
+        snapshot_support: share_type.snapshot_support(),
         created_at: draft.now,
         updated_at: None,
     });
@@ -205,6 +199,7 @@ pub(super) fn blank_instance(
         epoch: Epoch(0),
         unfenced: false,
         fenced: false,
+        part: Part::Whole,
         point: None,
         reason: None,
         reset_by_admin: false,
@@ -226,7 +221,6 @@ fn delete_share(
         return Err(Denied::HasReplicas(id));
     }
     if !force {
-        draft.need_idle(id)?;
         if let Some(instance) = share.representative(&draft.instances)
             && !matches!(
                 instance.status,
@@ -242,8 +236,11 @@ fn delete_share(
                 needed: "available, error or inactive".into(),
             });
         }
+        draft.need_idle(id)?;
     }
-    draft.preempt(|op| force || matches!(op.intent, Intent::Sync { .. } | Intent::UpdateAccess));
+    draft.preempt(|op| {
+        force || matches!(op.intent, Intent::Sync { .. } | Intent::UpdateAccess | Intent::Release { .. })
+    });
     let set = draft
         .instances
         .iter()

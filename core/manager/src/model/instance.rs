@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tandem_contract::{Epoch, InstanceId, PointInfo, ReplicaState, ResourceId};
 use uuid::Uuid;
 
+use super::Part;
 use crate::clock::Timestamp;
 
 /// Manila's `status` of a share instance.
@@ -239,6 +240,9 @@ pub struct Instance {
     /// It was fenced after a forced promotion; it follows only once a resync says which side to keep.
     #[serde(default)]
     pub fenced: bool,
+    /// What it is to its resource.
+    #[serde(default)]
+    pub part: Part,
     /// The newest whole point it has.
     #[serde(default)]
     pub point: Option<PointRecord>,

@@ -2,6 +2,7 @@
 
 mod access;
 mod instance;
+mod migration;
 mod operation;
 mod quota;
 mod share;
@@ -9,6 +10,7 @@ mod share_type;
 
 pub use access::*;
 pub use instance::*;
+pub use migration::*;
 pub use operation::*;
 pub use quota::*;
 pub use share::*;

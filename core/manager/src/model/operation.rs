@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tandem_contract::{Error, InstanceId, OpId, ReplicaState, ResourceId};
 
-use super::InstanceStatus;
+use super::{InstanceStatus, MigrationRequest};
 use crate::clock::Timestamp;
 
 /// What was asked for.
@@ -74,6 +74,28 @@ pub enum Intent {
         /// Why, as a sentence.
         reason: Option<String>,
     },
+    /// Move the resource to another pool.
+    Migrate {
+        /// Where it is.
+        source: InstanceId,
+        /// Where it goes.
+        destination: InstanceId,
+        /// How it is to go.
+        request: MigrationRequest,
+    },
+    /// Remove the instance that a migration left, or did not come to need.
+    Release {
+        /// The instance.
+        instance: InstanceId,
+        /// Forget it when it cannot be removed.
+        #[serde(default)]
+        force: bool,
+    },
+    /// An admin's override of the task state: logged, done at once, no step.
+    ResetTask {
+        /// The state set.
+        task_state: Option<String>,
+    },
     /// Make the rules hold on every instance.
     UpdateAccess,
     /// Change the size.
@@ -107,13 +129,24 @@ impl Intent {
             Self::Fence { .. } => "fence",
             Self::Repair { .. } => "repair",
             Self::Observed { .. } => "observed",
+            Self::Migrate { .. } => "migrate",
+            Self::Release { .. } => "release",
+            Self::ResetTask { .. } => "reset_task",
             Self::UpdateAccess => "update_access",
             Self::Resize { .. } => "resize",
             Self::Reset { .. } => "reset",
         }
     }
 
-    /// The one instance that it concerns; `None` when it concerns the share.
+    /// Whether it may change this instance.
+    pub fn concerns(&self, id: InstanceId) -> bool {
+        match self {
+            Self::Migrate { source, destination, .. } => *source == id || *destination == id,
+            _ => self.instance().is_none_or(|instance| instance == id),
+        }
+    }
+
+    /// The one instance that it concerns; of a migration the one that it makes; `None` when it concerns the share.
     pub const fn instance(&self) -> Option<InstanceId> {
         match self {
             Self::CreateShare { instance, .. }
@@ -124,8 +157,12 @@ impl Intent {
             | Self::Fence { instance }
             | Self::Repair { instance }
             | Self::Observed { instance, .. }
+            | Self::Migrate { destination: instance, .. }
+            | Self::Release { instance, .. }
             | Self::Reset { instance, .. } => Some(*instance),
-            Self::DeleteShare { .. } | Self::UpdateAccess | Self::Resize { .. } => None,
+            Self::DeleteShare { .. } | Self::ResetTask { .. } | Self::UpdateAccess | Self::Resize { .. } => {
+                None
+            }
         }
     }
 }
@@ -188,6 +225,9 @@ pub struct Operation {
     /// Somebody asked for it to end.
     #[serde(default)]
     pub cancel: bool,
+    /// Somebody told it to go on after its first phase.
+    #[serde(default)]
+    pub proceed: bool,
     /// Why it failed.
     #[serde(default)]
     pub error: Option<Error>,

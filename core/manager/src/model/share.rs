@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tandem_contract::{Epoch, ReplicaState, ResourceId, Style};
 use uuid::Uuid;
 
-use super::{Instance, InstanceStatus};
+use super::{Instance, InstanceStatus, Part};
 use crate::clock::Timestamp;
 
 /// A share. Its status is that of its instances ([`Share::representative`]).
@@ -73,13 +73,13 @@ impl Share {
                 _ => 4,
             };
             let inactive = self.replication.is_some() && i.replica_state != Some(ReplicaState::Active);
-            (inactive, by_status, i.created_at)
+            (i.part != Part::Whole, inactive, by_status, i.created_at)
         };
         instances.iter().min_by_key(|i| rank(i))
     }
 
     /// Whether more than one instance is kept (Manila's `has_replicas`).
     pub fn has_replicas(&self, instances: &[Instance]) -> bool {
-        self.replication.is_some() && instances.len() > 1
+        self.replication.is_some() && instances.iter().filter(|i| i.part == Part::Whole).count() > 1
     }
 }

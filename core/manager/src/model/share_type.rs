@@ -48,6 +48,18 @@ impl ShareType {
             .unwrap_or(DEFAULT_RPO_SECONDS)
     }
 
+    /// Manila's snapshot words: snapshot_support, create_share_from_snapshot_support, revert_to_snapshot_support,
+    /// mount_snapshot_support.
+    pub fn snapshot_support(&self) -> [bool; 4] {
+        [
+            "snapshot_support",
+            "create_share_from_snapshot_support",
+            "revert_to_snapshot_support",
+            "mount_snapshot_support",
+        ]
+        .map(|spec| self.flag(spec))
+    }
+
     /// A boolean extra spec as Manila reads it (`True`, `<is> True`, …).
     pub fn flag(&self, name: &str) -> bool {
         self.extra_specs.get(name).is_some_and(|value| {

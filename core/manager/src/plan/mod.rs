@@ -5,13 +5,17 @@ use tandem_contract::{Demotion, Error, InstanceId, PointId};
 
 use crate::model::Intent;
 
+mod migration;
+#[cfg(test)]
+mod migration_tests;
 mod replication;
 mod share;
 #[cfg(test)]
 pub(crate) mod tests;
 mod world;
 
-pub(crate) use world::{Link, World};
+pub(crate) use migration::{Approach, approach};
+pub(crate) use world::{Link, Sides, World};
 
 /// One step of an operation. Every step may be taken again after a crash: its executor looks first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +114,77 @@ pub enum Step {
         /// The old active cannot be asked.
         forced: bool,
     },
+    /// Make an empty instance that the source's driver fills.
+    Prepare {
+        /// The destination.
+        instance: InstanceId,
+    },
+    /// Copy one instance onto another, from host to host.
+    Mirror {
+        /// From.
+        source: InstanceId,
+        /// To.
+        instance: InstanceId,
+        /// Writers are held back: this pass ends with the proof that both are the same.
+        last: bool,
+    },
+    /// Let the source's driver begin to carry.
+    Assist {
+        /// From.
+        source: InstanceId,
+        /// To.
+        instance: InstanceId,
+    },
+    /// Let it carry what it can while users write.
+    Carry {
+        /// From.
+        source: InstanceId,
+        /// To.
+        instance: InstanceId,
+    },
+    /// Wait to be told to go on.
+    AwaitProceed {
+        /// The driver carried.
+        assisted: bool,
+    },
+    /// Let the driver carry the rest, and serve users by the destination.
+    TakeOver {
+        /// From.
+        source: InstanceId,
+        /// To.
+        instance: InstanceId,
+    },
+    /// End what the driver began: the source is as before.
+    Unwind {
+        /// From.
+        source: InstanceId,
+        /// To.
+        instance: InstanceId,
+    },
+    /// Let the driver forget the source.
+    LetGo {
+        /// From.
+        source: InstanceId,
+        /// To.
+        instance: InstanceId,
+    },
+    /// Take the path away through which the manager copied.
+    Detach {
+        /// The instance.
+        instance: InstanceId,
+    },
+    /// Make the rules hold on the destination, before anybody depends on them.
+    Grant {
+        /// The destination.
+        instance: InstanceId,
+    },
+    /// Make the destination what users reach: the store alone, at one stroke.
+    Switch {
+        /// From.
+        source: InstanceId,
+        /// To.
+        instance: InstanceId,
+    },
     /// Change the size.
     Resize {
         /// The instance.
@@ -133,13 +208,21 @@ impl Step {
     /// Whether a failure of it is only remarked: what it leaves is for reconciliation, and what it follows is past the
     /// operation's commit point.
     pub const fn is_soft(&self) -> bool {
-        matches!(self, Self::ApplyAccess { .. } | Self::ReleasePoints)
+        matches!(self, Self::ApplyAccess { .. } | Self::ReleasePoints | Self::LetGo { .. })
     }
 
     /// Whether it goes on trying while the storage is away, for as long as nobody cancels: removals, which have
     /// nothing to give back.
     pub const fn is_patient(&self) -> bool {
-        matches!(self, Self::DeleteInstance { .. } | Self::DeleteReplica { .. } | Self::Disconnect { .. })
+        matches!(
+            self,
+            Self::DeleteInstance { .. }
+                | Self::DeleteReplica { .. }
+                | Self::Disconnect { .. }
+                | Self::Detach { .. }
+                // It may have switched although its answer was lost: only the storage can tell.
+                | Self::TakeOver { .. }
+        )
     }
 
     /// Whether its driver call may be told to stop when the operation is cancelled.
@@ -152,6 +235,10 @@ impl Step {
                 | Self::Transfer { .. }
                 | Self::AwaitUpToDate { .. }
                 | Self::Quiesce { .. }
+                | Self::Prepare { .. }
+                | Self::Mirror { .. }
+                | Self::Assist { .. }
+                | Self::Carry { .. }
         )
     }
 }
@@ -174,7 +261,11 @@ pub(crate) fn plan(intent: &Intent, world: &World<'_>) -> Result<Vec<Step>, Erro
             replication::promote(world, *instance, *quiesce_wait_seconds)
         }
         Intent::Fence { instance } => Ok(replication::fence(*instance)),
-        Intent::Reset { .. } | Intent::Observed { .. } => Ok(Vec::new()),
+        Intent::Migrate { source, destination, request } => {
+            migration::migrate(world, *source, *destination, request)
+        }
+        Intent::Release { instance, .. } => Ok(migration::release(world, *instance)),
+        Intent::Reset { .. } | Intent::ResetTask { .. } | Intent::Observed { .. } => Ok(Vec::new()),
     }
 }
 
@@ -186,6 +277,7 @@ pub(crate) fn undo(intent: &Intent, steps: &[Step], failed: usize, world: &World
         Intent::Sync { .. } => replication::undo_sync(steps),
         Intent::Promote { instance, .. } => replication::undo_promote(*instance, steps, failed),
         Intent::Resize { from_gb, .. } => share::undo_resize(world, *from_gb, steps, failed),
+        Intent::Migrate { source, destination, .. } => migration::undo(*source, *destination, steps, failed),
         _ => Vec::new(),
     }
 }
@@ -194,6 +286,9 @@ pub(crate) fn undo(intent: &Intent, steps: &[Step], failed: usize, world: &World
 pub(crate) fn may_turn_back(intent: &Intent, steps: &[Step], next: usize) -> bool {
     match intent {
         Intent::Promote { .. } => !steps.iter().take(next).any(|s| matches!(s, Step::Promote { .. })),
+        Intent::Migrate { .. } => {
+            !steps.iter().take(next).any(|s| matches!(s, Step::TakeOver { .. } | Step::Switch { .. }))
+        }
         _ => true,
     }
 }

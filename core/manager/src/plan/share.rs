@@ -3,7 +3,7 @@
 use tandem_contract::{InstanceId, Transport};
 
 use super::{Step, World};
-use crate::model::InstanceStatus;
+use crate::model::{Instance, InstanceStatus, Part};
 
 pub(super) fn create(instance: InstanceId) -> Vec<Step> {
     vec![Step::Place { instance }, Step::CreateInstance { instance }, Step::ApplyAccess { instance }]
@@ -27,8 +27,7 @@ pub(super) fn delete(world: &World<'_>) -> Vec<Step> {
 /// Growth reaches the secondaries first, and shrinking last: a secondary is never smaller than the active.
 pub(super) fn resize(world: &World<'_>, from_gb: u64, to_gb: u64) -> Vec<Step> {
     let active = world.active().map(|a| a.id);
-    let mut ids: Vec<InstanceId> =
-        world.instances.iter().filter(|i| i.pool.is_some()).map(|i| i.id).collect();
+    let mut ids: Vec<InstanceId> = world.instances.iter().filter(|i| serves(i)).map(|i| i.id).collect();
     ids.sort_by_key(|id| Some(*id) == active);
     if to_gb < from_gb {
         ids.reverse();
@@ -56,13 +55,16 @@ pub(super) fn update_access(world: &World<'_>) -> Vec<Step> {
     let mut ids: Vec<InstanceId> = world
         .instances
         .iter()
-        .filter(|i| {
-            i.pool.is_some() && !matches!(i.status, InstanceStatus::Creating | InstanceStatus::Deleting)
-        })
+        .filter(|i| serves(i) && !matches!(i.status, InstanceStatus::Creating | InstanceStatus::Deleting))
         .map(|i| i.id)
         .collect();
     ids.sort_by_key(|id| Some(*id) != active);
     ids.into_iter().map(|instance| Step::ApplyAccess { instance }).collect()
+}
+
+/// Whether it is placed, and no side of a migration that serves nobody.
+fn serves(row: &Instance) -> bool {
+    row.pool.is_some() && row.part == Part::Whole
 }
 
 pub(super) fn repair(world: &World<'_>, instance: InstanceId) -> Vec<Step> {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::clock::Timestamp;
-use crate::model::{AccessRulesStatus, Instance, InstanceStatus, PoolAddress};
+use crate::model::{AccessRulesStatus, Instance, InstanceStatus, Part, PoolAddress};
 
 const OLD: InstanceId = InstanceId(Uuid::from_u128(1));
 const NEW: InstanceId = InstanceId(Uuid::from_u128(2));
@@ -38,6 +38,7 @@ pub(crate) fn row(id: InstanceId, state: ReplicaState) -> Instance {
         epoch: Epoch(1),
         unfenced: false,
         fenced: false,
+        part: Part::Whole,
         point: None,
         reason: None,
         reset_by_admin: false,
@@ -89,13 +90,18 @@ fn replication(storage: bool, quiesce: bool) -> Capabilities {
 }
 
 /// Asks `ask` of a world of one active and one secondary.
-fn with_world<T>(storage: bool, quiesce: bool, old_away: bool, ask: impl FnOnce(&World<'_>) -> T) -> T {
+pub(super) fn with_world<T>(
+    storage: bool,
+    quiesce: bool,
+    old_away: bool,
+    ask: impl FnOnce(&World<'_>) -> T,
+) -> T {
     let instances = [row(OLD, ReplicaState::Active), row(NEW, ReplicaState::InSync)];
     let capabilities = HashMap::from([OLD, NEW].map(|id| (id, replication(storage, quiesce))));
     let old = if old_away { Link::Away("unplugged".into()) } else { seen(Role::Active, None) };
     let links = HashMap::from([(OLD, old), (NEW, seen(Role::Secondary, None))]);
     let new_points = [PointId(Uuid::from_u128(10)), PointId(Uuid::from_u128(11))];
-    ask(&World { instances: &instances, capabilities: &capabilities, links: &links, new_points })
+    ask(&World { instances: &instances, capabilities: &capabilities, links: &links, sides: None, new_points })
 }
 
 fn at(steps: &[Step], pick: impl Fn(&Step) -> bool) -> Option<usize> {
@@ -192,7 +198,8 @@ fn a_cut_transfer_is_continued_with_its_point() {
     }
     let links = HashMap::from([(OLD, source), (NEW, seen(Role::Secondary, Some(point)))]);
     let new_points = [PointId(Uuid::from_u128(10)), PointId(Uuid::from_u128(11))];
-    let world = World { instances: &instances, capabilities: &capabilities, links: &links, new_points };
+    let world =
+        World { instances: &instances, capabilities: &capabilities, links: &links, sides: None, new_points };
     let steps = plan(&Intent::Sync { instance: NEW, asked: true }, &world).unwrap();
     assert_eq!(steps[0], Step::MakePoint { source: OLD, point });
 }

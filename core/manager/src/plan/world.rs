@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use tandem_contract::{Capabilities, Error, InstanceId, Observation, PointId, Transport};
+use tandem_contract::{
+    AttachKind, Capabilities, Compatibility, Error, InstanceId, Observation, PointId, Transport,
+};
 
 use crate::draft::active_of;
 use crate::model::Instance;
@@ -18,6 +20,17 @@ pub(crate) enum Link {
     Faulty(Error),
 }
 
+/// What the two sides of a migration can do for each other.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sides {
+    /// What the source's driver promises.
+    pub compatibility: Compatibility,
+    /// Why it promises nothing, where that is known.
+    pub remark: Option<String>,
+    /// What each attaches: source and destination.
+    pub attach: (Option<AttachKind>, Option<AttachKind>),
+}
+
 /// What a plan is made from.
 pub(crate) struct World<'a> {
     pub instances: &'a [Instance],
@@ -25,6 +38,8 @@ pub(crate) struct World<'a> {
     pub capabilities: &'a HashMap<InstanceId, Capabilities>,
     /// By instance, for those that the operation is about.
     pub links: &'a HashMap<InstanceId, Link>,
+    /// Of a migration.
+    pub sides: Option<Sides>,
     /// Names for new points, so that a plan is the same for the same world.
     pub new_points: [PointId; 2],
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::backends::Slot;
 use crate::chores::Chore;
 use crate::core::{Core, SharedCore};
-use crate::model::{Instance, InstanceStatus};
+use crate::model::{Instance, InstanceStatus, Part};
 use crate::run::paused;
 use crate::store::{InstanceQuery, OperationQuery};
 
@@ -102,12 +102,15 @@ async fn serve_again(core: &SharedCore, slot: &Arc<Slot>) {
     }
 }
 
-/// Everything that is not being made or removed: what is in error, or belongs to an operation that serves nothing (it
+/// Everything that is not being made or removed, and is no side of a migration that serves nobody: what is in error, or belongs to an operation that serves nothing (it
 /// grows), would stay unserved for ever. A promotion that has raised the epoch makes the driver refuse. What is fenced
 /// or unfenced is served by nobody.
 fn is_served(row: &Instance) -> bool {
     use InstanceStatus as S;
-    !matches!(row.status, S::Creating | S::Deleting | S::ErrorDeleting) && !row.unfenced && !row.fenced
+    !matches!(row.status, S::Creating | S::Deleting | S::ErrorDeleting)
+        && row.part == Part::Whole
+        && !row.unfenced
+        && !row.fenced
 }
 
 async fn ensure(core: &SharedCore, slot: &Arc<Slot>, row: &Instance) -> Result<(), Error> {

@@ -206,7 +206,7 @@ fn follows(row: &Instance) -> bool {
 fn is_busy(family: &Family, row: &Instance) -> bool {
     family.operations.iter().any(|op| match op.intent {
         Intent::UpdateAccess => false,
-        _ => op.status != OpStatus::Done && op.intent.instance().is_none_or(|id| id == row.id),
+        _ => op.status != OpStatus::Done && op.intent.concerns(row.id),
     })
 }
 

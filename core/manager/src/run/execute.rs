@@ -22,7 +22,7 @@ use crate::denied::Denied;
 use crate::draft::Draft;
 use crate::model::{Intent, OpStatus};
 use crate::oplog::{Effect, Ending, Event, OpState};
-use crate::plan::{self, Link, Step, World};
+use crate::plan::{self, Link, Sides, Step, World};
 use crate::queue::Claim;
 use crate::store::Family;
 
@@ -37,6 +37,7 @@ pub(super) struct Run {
     pub op: OpId,
     pub share: ResourceId,
     pub cancel: CancellationToken,
+    pub proceed: CancellationToken,
     pub state: OpState,
     /// When the present step was started, by the log.
     pub started_at: Timestamp,
@@ -49,6 +50,7 @@ pub(super) async fn run(core: &SharedCore, claim: &Claim) -> Result<bool, Denied
         op: claim.op,
         share: claim.share,
         cancel: claim.cancel.clone(),
+        proceed: claim.proceed.clone(),
         state: OpState::default(),
         started_at: Timestamp::default(),
     };
@@ -126,7 +128,13 @@ impl Run {
         let family = self.core.store.family(self.share).await?;
         let intent = self.intent();
         let links = self.look(&intent, &family).await;
-        match self.with_world(&family, &links, |world| plan::plan(&intent, world)).await {
+        let sides = match &intent {
+            Intent::Migrate { source, destination, request } => {
+                Some(self.core.sides(&family, *source, *destination, request).await)
+            }
+            _ => None,
+        };
+        match self.with_world(&family, &links, sides, |world| plan::plan(&intent, world)).await {
             Some(Ok(steps)) => self.record(Event::Planned { steps }, |_| Vec::new()).await,
             Some(Err(error)) => self.end(Ending::Failed, Some(error)).await,
             None => self.end(Ending::Failed, Some(Error::not_found("the share is gone"))).await,
@@ -153,6 +161,7 @@ impl Run {
         &self,
         family: &Family,
         links: &HashMap<tandem_contract::InstanceId, Link>,
+        sides: Option<Sides>,
         ask: impl FnOnce(&World<'_>) -> T,
     ) -> Option<T> {
         family.share.as_ref()?;
@@ -164,7 +173,13 @@ impl Run {
             }
         }
         let new_points = [PointId(crate::ids::by_time()), PointId(crate::ids::by_time())];
-        Some(ask(&World { instances: &family.instances, capabilities: &capabilities, links, new_points }))
+        Some(ask(&World {
+            instances: &family.instances,
+            capabilities: &capabilities,
+            links,
+            sides,
+            new_points,
+        }))
     }
 
     async fn step(&mut self) -> Result<(), Denied> {
@@ -233,7 +248,9 @@ impl Run {
     fn forced(&self) -> bool {
         matches!(
             self.intent(),
-            Intent::DeleteShare { force: true } | Intent::DeleteReplica { force: true, .. }
+            Intent::DeleteShare { force: true }
+                | Intent::DeleteReplica { force: true, .. }
+                | Intent::Release { force: true, .. }
         )
     }
 
@@ -263,7 +280,7 @@ impl Run {
         }
         let family = self.core.store.family(self.share).await?;
         let undo = self
-            .with_world(&family, &HashMap::new(), |world| {
+            .with_world(&family, &HashMap::new(), None, |world| {
                 plan::undo(&self.intent(), &self.state.steps, n, world)
             })
             .await

@@ -84,11 +84,24 @@ pub(super) fn rows(
             }
             Vec::new()
         }
-        Intent::UpdateAccess | Intent::Reset { .. } | Intent::Observed { .. } => Vec::new(),
+        Intent::Migrate { source, destination, request } => {
+            super::migration::ended(draft, *source, *destination, request, ending, reason)
+        }
+        Intent::Release { instance, .. } if done => {
+            core.board.gone(*instance);
+            vec![Effect::Gone { instance: *instance }]
+        }
+        Intent::Release { instance, .. } => {
+            note(draft, *instance, false, reason);
+            vec![status(*instance, InstanceStatus::ErrorDeleting)]
+        }
+        Intent::UpdateAccess | Intent::Reset { .. } | Intent::ResetTask { .. } | Intent::Observed { .. } => {
+            Vec::new()
+        }
     }
 }
 
-const fn status(instance: InstanceId, status: InstanceStatus) -> Effect {
+pub(super) const fn status(instance: InstanceId, status: InstanceStatus) -> Effect {
     Effect::Status { instance, status }
 }
 
@@ -97,7 +110,7 @@ const fn state(instance: InstanceId, state: ReplicaState) -> Effect {
 }
 
 /// Keeps why, or forgets it.
-fn note(draft: &mut Draft, instance: InstanceId, done: bool, reason: Option<String>) {
+pub(super) fn note(draft: &mut Draft, instance: InstanceId, done: bool, reason: Option<String>) {
     let now = draft.now;
     if let Some(row) = draft.instance_mut(instance) {
         row.reason = reason;

@@ -1,7 +1,9 @@
 //! The runner: claims operations from the queue and carries each to its end, one task an operation.
 
+mod copy;
 mod execute;
 mod finish;
+mod migration;
 mod points;
 mod rules;
 mod steps;
@@ -53,6 +55,7 @@ async fn recover(core: &SharedCore) {
                 for op in &operations {
                     core.queue.note(op);
                 }
+                copy::forget_others(&core.settings, &operations);
                 core.recovered.store(true, std::sync::atomic::Ordering::Release);
                 return;
             }
@@ -111,6 +114,9 @@ async fn one(core: &SharedCore, claim: Claim) {
     };
     let result = execute::run(core, &claim).await;
     core.board.ended(claim.op);
+    if result == Ok(true) {
+        copy::forget(&core.settings, claim.op);
+    }
     match result {
         Ok(true) => core.queue.ended(claim.share, claim.op),
         Ok(false) => {}

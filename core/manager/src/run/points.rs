@@ -218,7 +218,10 @@ impl Run {
     }
 
     /// Runs a long call for as long as it shows progress; without any for `stall_deadline_seconds` it is told to stop.
-    async fn moving<T>(&self, call: impl AsyncFnOnce(CallContext) -> Result<T, Error>) -> Result<T, Error> {
+    pub(super) async fn moving<T>(
+        &self,
+        call: impl AsyncFnOnce(CallContext) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let mut cx = self.cx().deadline(AS_LONG_AS_IT_MOVES);
         let _ends = cx.cancel.clone().drop_guard();
         let (clock, report) = (Arc::clone(&self.core.clock), Arc::clone(&cx.on_progress));

@@ -8,9 +8,10 @@ use crate::model::{AccessRulesStatus, RuleState};
 use crate::oplog::Effect;
 use crate::plan::Step;
 
-/// A step starts: the rules it will apply or remove are marked, so that those which come later are told apart.
+/// A step starts: the task it is part of shows so, and the rules it will apply or remove are marked, so that those which come later are told apart.
 pub(super) fn mark(draft: &mut Draft, step: &Step) -> Vec<Effect> {
-    if let Step::ApplyAccess { instance } = step {
+    super::migration::mark(draft, step);
+    if let Step::ApplyAccess { instance } | Step::Grant { instance } = step {
         for rule in &mut draft.rules {
             let denying =
                 rule.states.values().any(|s| matches!(s, RuleState::QueuedToDeny | RuleState::Denying));

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tandem_contract::{
-    AccessSpec, ConnectPeers, CreateInstance, CreateReplica, DeleteInstance, DeleteReplica, DemoteReplica,
-    Demotion, DisconnectPeers, EnsureInstance, Error, ErrorKind, GetEndpoint, InstanceId, InstanceInfo,
-    InstanceSpec, Observation, ObserveInstance, PromoteReplica, Promotion, Quiesce, ReplicaState,
-    ReplicationSpec, ResizeInstance, ResourceKind, ResumeWrites, Role, Style, UpdateAccess, Verb,
+    AccessReport, AccessSpec, ConnectPeers, CreateInstance, CreateReplica, DeleteInstance, DeleteReplica,
+    DemoteReplica, Demotion, DisconnectPeers, EnsureInstance, Epoch, Error, ErrorKind, GetEndpoint,
+    InstanceId, InstanceInfo, InstanceSpec, Observation, ObserveInstance, PromoteReplica, Promotion, Quiesce,
+    ReplicaState, ReplicationSpec, ResizeInstance, ResourceKind, ResumeWrites, Role, Style, UpdateAccess,
+    Verb,
 };
 use tandem_host::{Backend, CallContext};
 
@@ -17,7 +18,7 @@ use super::execute::Run;
 use crate::chores::Chore;
 use crate::clock::Timestamp;
 use crate::draft::{Draft, active_of};
-use crate::model::{Export, Instance, Intent, PointRecord, PoolAddress, Share};
+use crate::model::{Export, Instance, Intent, Part, PointRecord, PoolAddress, Share};
 use crate::oplog::{Effect, Event};
 use crate::plan::Step;
 use crate::schedule::{PlacementRequest, ReplicationRequest, place};
@@ -62,6 +63,12 @@ impl Scene {
             .iter()
             .find(|i| i.id == id)
             .ok_or_else(|| Error::not_found(format!("instance {id} is not in the store any more")))
+    }
+
+    /// The epoch that an instance is called with: what a migration fills lives at the next one, which is the share's
+    /// from the switch on.
+    pub fn epoch_of(&self, row: &Instance) -> Epoch {
+        if row.part == Part::Incoming { self.share.epoch.next() } else { self.share.epoch }
     }
 
     pub fn active(&self) -> Result<&Instance, Error> {
@@ -173,6 +180,17 @@ impl Run {
             })),
             Step::Demote { instance, to } => self.demote(&scene, *instance, *to).await,
             Step::Promote { instance, forced } => self.promote(&scene, *instance, *forced).await,
+            Step::Prepare { instance } => self.prepare(&scene, *instance).await,
+            Step::Mirror { source, instance, last } => self.mirror(&scene, *source, *instance, *last).await,
+            Step::Assist { source, instance } => self.assist(&scene, *source, *instance).await,
+            Step::Carry { source, instance } => self.carry(&scene, *source, *instance).await,
+            Step::AwaitProceed { .. } => self.await_proceed().await,
+            Step::TakeOver { source, instance } => self.take_over(&scene, *source, *instance).await,
+            Step::Unwind { source, instance } => self.unwind(&scene, *source, *instance).await,
+            Step::LetGo { source, instance } => self.let_go(&scene, *source, *instance).await,
+            Step::Detach { instance } => self.detach(&scene, *instance).await,
+            Step::Grant { instance } => self.grant(&scene, *instance).await,
+            Step::Switch { source, instance } => self.switch(&scene, *source, *instance).await,
             Step::Resize { instance, size_gb } => {
                 let backend = self.core.backends.of(scene.row(*instance)?).await?;
                 let size_bytes = size_gb.saturating_mul(GIB);
@@ -194,7 +212,7 @@ impl Run {
     }
 
     /// The driver of an instance, unless the instance is nowhere.
-    async fn placed(&self, scene: &Scene, id: InstanceId) -> Result<Option<Backend>, Error> {
+    pub(super) async fn placed(&self, scene: &Scene, id: InstanceId) -> Result<Option<Backend>, Error> {
         match scene.row(id) {
             Ok(row) if row.pool.is_some() => Ok(Some(self.core.backends.of(row).await?)),
             _ => Ok(None),
@@ -210,14 +228,14 @@ impl Run {
                 return Err(Error::cancelled("stopped before the back ends had answered"));
             }
         }
-        let (Intent::CreateShare { only_host, .. } | Intent::CreateReplica { only_host, .. }) = self.intent()
-        else {
-            return Err(Error::bug("only a creation places an instance"));
+        let only_host = match self.intent() {
+            Intent::CreateShare { only_host, .. } | Intent::CreateReplica { only_host, .. } => only_host,
+            Intent::Migrate { request, .. } => Some(request.host),
+            _ => return Err(Error::bug("only a creation places an instance")),
         };
-        let share_type =
-            scene.family.share_type.as_ref().ok_or_else(|| Error::not_found("the share type is gone"))?;
+        let share_type = self.type_of(scene, id).await?;
         let replica = matches!(self.intent(), Intent::CreateReplica { .. });
-        let replication = scene.share.replication.map(|style| {
+        let replication = self.style_of(scene, id, &share_type)?.map(|style| {
             let active = if replica { active_of(&scene.family.instances) } else { None };
             ReplicationRequest {
                 style,
@@ -231,7 +249,7 @@ impl Run {
         let request = PlacementRequest {
             size_gb: scene.share.size_gb,
             protocol: scene.share.protocol.clone(),
-            extra_specs: share_type.extra_specs.clone(),
+            extra_specs: share_type.extra_specs,
             availability_zone: scene.row(id)?.availability_zone.clone(),
             replication,
             only_host,
@@ -251,16 +269,16 @@ impl Run {
         }))
     }
 
-    async fn spec(&self, scene: &Scene, id: InstanceId) -> Result<(Backend, InstanceSpec), Error> {
+    pub(super) async fn spec(&self, scene: &Scene, id: InstanceId) -> Result<(Backend, InstanceSpec), Error> {
         let row = scene.row(id)?;
         let backend = self.core.backends.of(row).await?;
         let pool = row.pool.as_ref().map(|p: &PoolAddress| p.pool.clone()).unwrap_or_default();
         let driver = self.core.backends.driver_of(row);
-        let options: Map<String, Value> = scene
-            .family
-            .share_type
+        let share_type = self.type_of(scene, id).await?;
+        let style = self.style_of(scene, id, &share_type)?;
+        let options: Map<String, Value> = share_type
+            .extra_specs
             .iter()
-            .flat_map(|t| &t.extra_specs)
             .filter_map(|(key, value)| {
                 let (scope, key) = key.split_once(':')?;
                 (scope == driver).then(|| (key.to_owned(), Value::String(value.clone())))
@@ -273,27 +291,33 @@ impl Run {
             pool,
             size_bytes: scene.share.size_gb.saturating_mul(GIB),
             protocol: scene.share.protocol.clone(),
-            epoch: scene.share.epoch,
-            replication: scene.share.replication.map(|style| ReplicationSpec { style, instances: 2 }),
+            epoch: scene.epoch_of(row),
+            replication: style.map(|style| ReplicationSpec { style, instances: 2 }),
             options,
         };
         Ok((backend, spec))
     }
 
     async fn apply_access(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
+        Ok(self.access(scene, id).await?.0)
+    }
+
+    pub(super) async fn access(&self, scene: &Scene, id: InstanceId) -> Result<(Done, AccessReport), Error> {
         let row = scene.row(id)?;
         let backend = self.core.backends.of(row).await?;
         let access = AccessSpec {
             rules: super::rules::wanted(&scene.family.rules, id),
             read_only: row.cast_rules_to_readonly,
         };
-        let verb = UpdateAccess { instance: id, epoch: scene.share.epoch, access };
+        let verb = UpdateAccess { instance: id, epoch: scene.epoch_of(row), access };
         let report = self.ask(&backend, verb).await?.into_inner();
         self.core.board.chores.done(Chore::Rules(id));
-        Ok(Done::with(move |draft| {
-            super::rules::applied(draft, id, &report);
+        let told = report.clone();
+        let done = Done::with(move |draft| {
+            super::rules::applied(draft, id, &told);
             Vec::new()
-        }))
+        });
+        Ok((done, report))
     }
 
     /// Holds writers back by the rules, or gives them what their rules say again.
@@ -370,7 +394,7 @@ impl Run {
     async fn ensure(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
         let row = scene.row(id)?;
         let backend = self.core.backends.of(row).await?;
-        let epoch = scene.share.epoch;
+        let epoch = scene.epoch_of(row);
         let seen = self.ask(&backend, ObserveInstance { instance: id }).await?;
         let seen = seen.ok_or_else(|| Error::not_found(format!("the storage of instance {id} is gone")))?;
         let is_active = row.replica_state.is_none_or(|s| s == ReplicaState::Active);
@@ -441,12 +465,12 @@ fn lost(row: &Instance, now: Timestamp) -> String {
 }
 
 /// The rows that follow from a call that serves an instance.
-fn served(id: InstanceId, info: InstanceInfo, share: &Share) -> Done {
+pub(super) fn served(id: InstanceId, info: InstanceInfo, share: &Share) -> Done {
     let epoch = share.epoch;
     Done::with(move |draft| {
         set_exports(draft, id, &info);
         if let Some(row) = draft.instance_mut(id) {
-            row.epoch = epoch;
+            row.epoch = if row.part == Part::Incoming { epoch.next() } else { epoch };
         }
         Vec::new()
     })

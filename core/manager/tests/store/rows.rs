@@ -110,6 +110,7 @@ pub(crate) fn operation(n: u64, of: u64, intent: Intent) -> Operation {
         request_id: None,
         status: OpStatus::Accepted,
         cancel: false,
+        proceed: false,
         error: None,
         bytes: 0,
         remarks: Vec::new(),

@@ -1,0 +1,118 @@
+//! Plans of migrations: by the driver where it understands the destination, else by copying from host to host.
+//!
+//! Nothing here knows what kind of resource moves. Until the switch the source is what users reach, and everything can
+//! be taken back; the switch is one commit of the store; what the loser leaves is removed by an operation of its own.
+
+use tandem_contract::{Compatibility, Error, InstanceId};
+
+use super::{Sides, Step, World};
+use crate::model::MigrationRequest;
+
+/// How a resource goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Approach {
+    /// By the source's driver, which promises this.
+    Driver(Compatibility),
+    /// By copying what both drivers attach.
+    Host,
+}
+
+/// How a resource would go.
+///
+/// # Errors
+/// A sentence on why it cannot.
+pub(crate) fn approach(request: &MigrationRequest, sides: &Sides) -> Result<Approach, Error> {
+    let mut why = sides.remark.clone();
+    if !request.host_assisted && sides.compatibility.compatible {
+        let missing = request.needs.missing(&sides.compatibility);
+        if missing.is_empty() {
+            return Ok(Approach::Driver(sides.compatibility));
+        }
+        why = Some(format!("the driver does not promise {} for this destination", missing.join(", ")));
+    }
+    let why = why.unwrap_or_else(|| "the source's driver does not understand this destination".into());
+    if request.needs.any() {
+        return Err(Error::unsupported(format!(
+            "{why}, and a copy from host to host promises none of writable, nondisruptive, preserve_metadata and \
+             preserve_snapshots"
+        )));
+    }
+    match sides.attach {
+        (Some(here), Some(there)) if here == there => Ok(Approach::Host),
+        (Some(_), Some(_)) => Err(Error::unsupported(
+            "one side attaches a folder and the other a block device; a copy needs the same on both",
+        )),
+        _ => {
+            Err(Error::unsupported(format!("{why}, and not both drivers can attach an instance for a copy")))
+        }
+    }
+}
+
+pub(super) fn migrate(
+    world: &World<'_>,
+    source: InstanceId,
+    instance: InstanceId,
+    request: &MigrationRequest,
+) -> Result<Vec<Step>, Error> {
+    let sides = world.sides.as_ref().ok_or_else(|| Error::bug("a migration is planned without its sides"))?;
+    let mut steps = vec![Step::Place { instance }];
+    let wait = |assisted| (!request.at_once).then_some(Step::AwaitProceed { assisted });
+    match approach(request, sides)? {
+        Approach::Driver(promise) => {
+            steps.push(Step::Prepare { instance });
+            if !promise.writable {
+                steps.push(Step::Cast { instance: source, read_only: true });
+            }
+            steps.extend([Step::Assist { source, instance }, Step::Carry { source, instance }]);
+            steps.extend(wait(true));
+            steps.extend([
+                Step::TakeOver { source, instance },
+                Step::Switch { source, instance },
+                Step::ApplyAccess { instance },
+                Step::LetGo { source, instance },
+            ]);
+        }
+        Approach::Host => {
+            steps.extend([Step::CreateInstance { instance }, Step::Mirror { source, instance, last: false }]);
+            if let Some(wait) = wait(false) {
+                // What was written while it waited is carried before writers are held back.
+                steps.extend([wait, Step::Mirror { source, instance, last: false }]);
+            }
+            steps.extend([
+                Step::Cast { instance: source, read_only: true },
+                Step::Mirror { source, instance, last: true },
+                Step::Detach { instance },
+                Step::Ensure { instance },
+                Step::Grant { instance },
+                Step::Switch { source, instance },
+            ]);
+        }
+    }
+    Ok(steps)
+}
+
+/// Gives the source back as it was. The destination is removed by an operation of its own, which may take its time.
+pub(super) fn undo(source: InstanceId, instance: InstanceId, steps: &[Step], failed: usize) -> Vec<Step> {
+    let reached = |pick: &dyn Fn(&Step) -> bool| steps.iter().take(failed + 1).any(pick);
+    if steps.iter().take(failed).any(|s| matches!(s, Step::Switch { .. })) {
+        return Vec::new();
+    }
+    let mut undo = Vec::new();
+    if reached(&|s| matches!(s, Step::Assist { .. })) {
+        undo.push(Step::Unwind { source, instance });
+    }
+    if reached(&|s| matches!(s, Step::Cast { .. })) {
+        undo.push(Step::Cast { instance: source, read_only: false });
+    }
+    if reached(&|s| matches!(s, Step::Mirror { .. })) {
+        undo.push(Step::Detach { instance: source });
+    }
+    undo
+}
+
+pub(super) fn release(world: &World<'_>, instance: InstanceId) -> Vec<Step> {
+    if world.instance(instance).is_none_or(|i| i.pool.is_none()) {
+        return Vec::new();
+    }
+    vec![Step::Detach { instance }, Step::DeleteInstance { instance }]
+}

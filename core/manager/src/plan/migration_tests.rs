@@ -1,0 +1,134 @@
+//! What holds of every plan of a migration and of every way back.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+use tandem_contract::{AttachKind, Compatibility, InstanceId, PointId, ReplicaState, ResourceKind};
+use uuid::Uuid;
+
+use super::*;
+use crate::model::{MigrationRequest, Needs, Part};
+
+const SOURCE: InstanceId = InstanceId(Uuid::from_u128(1));
+const DEST: InstanceId = InstanceId(Uuid::from_u128(2));
+
+fn request(host_assisted: bool, needs: Needs, at_once: bool) -> MigrationRequest {
+    MigrationRequest {
+        kind: ResourceKind::Share,
+        host: "h@b2#pool".into(),
+        host_assisted,
+        needs,
+        new_type: None,
+        replicates: false,
+        at_once,
+    }
+}
+
+fn planned(request: &MigrationRequest, sides: Sides) -> Result<Vec<Step>, Error> {
+    let mut dest = tests::row(DEST, ReplicaState::Active);
+    (dest.part, dest.replica_state) = (Part::Incoming, None);
+    let instances = [tests::row(SOURCE, ReplicaState::Active), dest];
+    let (capabilities, links) = (HashMap::new(), HashMap::new());
+    let world = World {
+        instances: &instances,
+        capabilities: &capabilities,
+        links: &links,
+        sides: Some(sides),
+        new_points: [PointId(Uuid::from_u128(10)), PointId(Uuid::from_u128(11))],
+    };
+    let intent = Intent::Migrate { source: SOURCE, destination: DEST, request: request.clone() };
+    plan(&intent, &world)
+}
+
+fn needs() -> impl Strategy<Value = Needs> {
+    any::<[bool; 4]>().prop_map(|[writable, nondisruptive, preserve_metadata, preserve_snapshots]| Needs {
+        writable,
+        nondisruptive,
+        preserve_metadata,
+        preserve_snapshots,
+    })
+}
+
+fn promises() -> impl Strategy<Value = Compatibility> {
+    any::<[bool; 5]>().prop_map(
+        |[compatible, writable, nondisruptive, preserve_metadata, preserve_snapshots]| Compatibility {
+            compatible,
+            writable,
+            nondisruptive,
+            preserve_metadata,
+            preserve_snapshots,
+        },
+    )
+}
+
+fn attaches() -> impl Strategy<Value = Option<AttachKind>> {
+    prop_oneof![Just(None), Just(Some(AttachKind::Tree)), Just(Some(AttachKind::Block))]
+}
+
+fn at(steps: &[Step], pick: impl Fn(&Step) -> bool) -> Option<usize> {
+    steps.iter().position(pick)
+}
+
+proptest! {
+    /// By the driver where it promises all that is needed, else from host to host where nothing is needed, else not.
+    #[test]
+    fn the_approach_follows_from_promises_and_needs(
+        forced: bool, at_once: bool, needs in needs(), promises in promises(), here in attaches(), there in attaches(),
+    ) {
+        let request = request(forced, needs, at_once);
+        let sides = Sides { compatibility: promises, remark: None, attach: (here, there) };
+        let planned = planned(&request, sides);
+        let by_driver = !forced && promises.compatible && needs.missing(&promises).is_empty();
+        let by_host = !by_driver && !needs.any() && here.is_some() && here == there;
+        prop_assert_eq!(planned.is_ok(), by_driver || by_host);
+        let Ok(steps) = planned else { return Ok(()) };
+        prop_assert_eq!(at(&steps, |s| matches!(s, Step::Assist { .. })).is_some(), by_driver);
+        prop_assert_eq!(at(&steps, |s| matches!(s, Step::Mirror { .. })).is_some(), by_host);
+        prop_assert_eq!(at(&steps, |s| matches!(s, Step::AwaitProceed { .. })).is_none(), at_once);
+        let switch = at(&steps, |s| matches!(s, Step::Switch { .. })).unwrap();
+        // Nothing that could fail the migration comes after the switch.
+        prop_assert!(steps[switch + 1..].iter().all(Step::is_soft));
+        if by_host {
+            let cast = at(&steps, |s| matches!(s, Step::Cast { read_only: true, .. })).unwrap();
+            let last = at(&steps, |s| matches!(s, Step::Mirror { last: true, .. })).unwrap();
+            let grant = at(&steps, |s| matches!(s, Step::Grant { .. })).unwrap();
+            prop_assert!(cast < last && last < grant && grant < switch);
+            let before = at(&steps[..cast], |s| matches!(s, Step::Mirror { last: false, .. }));
+            prop_assert!(before.is_some());
+            // A user who waits with migration_complete writes until then.
+            let wait = at(&steps, |s| matches!(s, Step::AwaitProceed { .. }));
+            prop_assert!(wait.is_none_or(|wait| wait < cast));
+        } else {
+            let cast = at(&steps, |s| matches!(s, Step::Cast { .. }));
+            prop_assert_eq!(cast.is_none(), promises.writable);
+            let taken = at(&steps, |s| matches!(s, Step::TakeOver { .. })).unwrap();
+            prop_assert!(taken < switch);
+        }
+    }
+
+    /// Whatever fails before the switch, the source is written again and nothing of the driver's goes on.
+    #[test]
+    fn the_way_back_gives_the_source_back(promises in promises(), at_once: bool, cut in 0_usize..12) {
+        let request = request(false, Needs::default(), at_once);
+        let attach = (Some(AttachKind::Tree), Some(AttachKind::Tree));
+        let steps = planned(&request, Sides { compatibility: promises, remark: None, attach }).unwrap();
+        let failed = cut.min(steps.len() - 1);
+        let intent = Intent::Migrate { source: SOURCE, destination: DEST, request };
+        let switched = steps[..failed].iter().any(|s| matches!(s, Step::Switch { .. }));
+        let back = tests::with_world(false, false, false, |w| undo(&intent, &steps, failed, w));
+        if switched {
+            prop_assert!(back.is_empty());
+            return Ok(());
+        }
+        let reached = |pick: &dyn Fn(&Step) -> bool| steps[..=failed].iter().any(pick);
+        let cast = reached(&|s| matches!(s, Step::Cast { .. }));
+        prop_assert_eq!(back.contains(&Step::Cast { instance: SOURCE, read_only: false }), cast);
+        let begun = reached(&|s| matches!(s, Step::Assist { .. }));
+        prop_assert_eq!(back.contains(&Step::Unwind { source: SOURCE, instance: DEST }), begun);
+        let attached = reached(&|s| matches!(s, Step::Mirror { .. }));
+        prop_assert_eq!(back.contains(&Step::Detach { instance: SOURCE }), attached);
+        // Until the driver was told to switch, a cancel turns back.
+        let commits = |s: &Step| matches!(s, Step::TakeOver { .. } | Step::Switch { .. });
+        prop_assert_eq!(may_turn_back(&intent, &steps, failed + 1), !reached(&commits));
+    }
+}

@@ -1,0 +1,418 @@
+//! Steps of a migration, the task states that they show, and what its end sets.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tandem_contract::{
+    Detach, Error, ErrorKind, GetEndpoint, InstanceId, InstanceInfo, MigrationCancel,
+    MigrationCheckCompatibility, MigrationComplete, MigrationContinue, MigrationRelease, MigrationSpec,
+    MigrationStart, PrepareDestination, Progress, ReplicaState, ResourceKind, Role, Style,
+};
+use tandem_host::Backend;
+
+use super::execute::Run;
+use super::finish::{note, status};
+use super::steps::{Done, Scene, served};
+use crate::admission::new_op;
+use crate::core::Core;
+use crate::draft::Draft;
+use crate::model::{
+    Counted, InstanceStatus, Intent, MigrationRequest, Part, RuleState, ShareType, TaskState,
+};
+use crate::oplog::{Effect, Ending};
+use crate::plan::{Sides, Step};
+use crate::store::Family;
+
+/// Between two rounds of a driver's first phase.
+const NEXT_ROUND: Duration = Duration::from_millis(500);
+
+impl Core {
+    /// Asks both sides what they can do for each other. Changes nothing.
+    pub(crate) async fn sides(
+        &self,
+        family: &Family,
+        source: InstanceId,
+        destination: InstanceId,
+        request: &MigrationRequest,
+    ) -> Sides {
+        let row = family.instances.iter().find(|i| i.id == source);
+        let (Some(row), Some(share)) = (row, &family.share) else { return Sides::default() };
+        let here = match self.backends.of(row).await {
+            Ok(backend) => backend,
+            Err(error) => return Sides { remark: Some(error.to_string()), ..Sides::default() },
+        };
+        let there = match self.backends.slot(request.backend()) {
+            Some(slot) => slot.opened().await,
+            None => Err(Error::not_found(format!("there is no back end `{}`", request.backend()))),
+        };
+        let there = match there {
+            Ok(backend) => backend,
+            Err(error) => return Sides { remark: Some(error.to_string()), ..Sides::default() },
+        };
+        let mut sides =
+            Sides { attach: (here.capabilities().attach, there.capabilities().attach), ..Sides::default() };
+        let Some(migration) = &here.capabilities().migration else { return sides };
+        let driver = there.manifest().name.clone();
+        if !migration.to_drivers.contains(&driver) || there.capabilities().migration.is_none() {
+            return sides;
+        }
+        let spec = MigrationSpec {
+            resource: share.id,
+            kind: request.kind,
+            source,
+            destination,
+            epoch: share.epoch,
+            endpoint: Value::Null,
+            destination_driver: description(&there, &request.host),
+        };
+        let cx = crate::reconcile::cx(self);
+        match here.call(&cx, MigrationCheckCompatibility { migration: spec }).await {
+            Ok(compatibility) => sides.compatibility = compatibility,
+            Err(error) => sides.remark = Some(format!("the source's driver was asked: {error}")),
+        }
+        sides
+    }
+}
+
+/// The destination's back end, as data for the source's driver.
+fn description(there: &Backend, host: &str) -> serde_json::Map<String, Value> {
+    let capabilities = serde_json::to_value(there.capabilities()).unwrap_or_default();
+    [
+        ("driver", Value::String(there.manifest().name.clone())),
+        ("backend", Value::String(there.name().to_owned())),
+        ("host", Value::String(host.to_owned())),
+        ("capabilities", capabilities),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect()
+}
+
+impl Run {
+    /// The type that an instance has: that of the share, but for the destination of a migration that changes it.
+    pub(super) async fn type_of(&self, scene: &Scene, id: InstanceId) -> Result<ShareType, Error> {
+        let gone = || Error::not_found("the share type is gone");
+        let row = scene.row(id)?;
+        if row.share_type_id == scene.share.share_type_id {
+            return scene.family.share_type.clone().ok_or_else(gone);
+        }
+        let found = self.core.store.share_type(row.share_type_id).await;
+        found.map_err(|e| Error::unavailable(e.to_string()))?.ok_or_else(gone)
+    }
+
+    /// How an instance replicates: as its share does, but for the destination of a migration that changes it.
+    pub(super) fn style_of(
+        &self,
+        scene: &Scene,
+        id: InstanceId,
+        share_type: &ShareType,
+    ) -> Result<Option<Style>, Error> {
+        let changes = scene.row(id)?.share_type_id != scene.share.share_type_id;
+        Ok(if changes { share_type.replication() } else { scene.share.replication })
+    }
+
+    /// Both sides as the source's driver is told of them, and that driver.
+    async fn pair(
+        &self,
+        scene: &Scene,
+        source: InstanceId,
+        instance: InstanceId,
+    ) -> Result<(Backend, MigrationSpec), Error> {
+        let (from, to) = (scene.row(source)?, scene.row(instance)?);
+        let (here, there) = (self.core.backends.of(from).await?, self.core.backends.of(to).await?);
+        let endpoint = match self.ask(&there, GetEndpoint { instance }).await {
+            Ok(endpoint) => serde_json::to_value(endpoint).unwrap_or_default(),
+            // What is not there any more has no address.
+            Err(error) if error.kind == ErrorKind::NotFound => Value::Null,
+            Err(error) => return Err(error),
+        };
+        let host = to.pool.as_ref().map(ToString::to_string).unwrap_or_default();
+        let spec = MigrationSpec {
+            resource: scene.share.id,
+            kind: self.kind(),
+            source,
+            destination: instance,
+            epoch: scene.share.epoch,
+            endpoint,
+            destination_driver: description(&there, &host),
+        };
+        Ok((here, spec))
+    }
+
+    fn kind(&self) -> ResourceKind {
+        match self.intent() {
+            Intent::Migrate { request, .. } => request.kind,
+            _ => ResourceKind::Share,
+        }
+    }
+
+    pub(super) async fn prepare(&self, scene: &Scene, instance: InstanceId) -> Result<Done, Error> {
+        let (backend, spec) = self.spec(scene, instance).await?;
+        let info = self.ask(&backend, PrepareDestination { spec }).await?.into_inner();
+        Ok(served(instance, info, &scene.share))
+    }
+
+    pub(super) async fn assist(
+        &self,
+        scene: &Scene,
+        source: InstanceId,
+        instance: InstanceId,
+    ) -> Result<Done, Error> {
+        let (backend, migration) = self.pair(scene, source, instance).await?;
+        self.ask(&backend, MigrationStart { migration }).await?;
+        Ok(Done::nothing())
+    }
+
+    /// Round after round until the first phase is done.
+    pub(super) async fn carry(
+        &self,
+        scene: &Scene,
+        source: InstanceId,
+        instance: InstanceId,
+    ) -> Result<Done, Error> {
+        let (backend, migration) = self.pair(scene, source, instance).await?;
+        let carried = self
+            .moving(async |cx| {
+                loop {
+                    let verb = MigrationContinue { migration: migration.clone() };
+                    let now = backend.call(&cx, verb).await?;
+                    let done = now.progress.done;
+                    (cx.on_progress)(Progress { phase: "carry".into(), ..now.progress });
+                    if now.first_phase_done {
+                        return Ok(done);
+                    }
+                    tokio::select! {
+                        biased;
+                        () = self.core.clock.sleep(NEXT_ROUND) => {}
+                        () = cx.cancel.cancelled() => return Err(Error::cancelled("stopped between two rounds")),
+                    }
+                }
+            })
+            .await?;
+        Ok(Done { bytes: Some(carried), ..Done::nothing() })
+    }
+
+    /// Waits for the word to go on; a cancel ends the wait.
+    pub(super) async fn await_proceed(&self) -> Result<Done, Error> {
+        tokio::select! {
+            biased;
+            () = self.proceed.cancelled() => {
+                Ok(Done::with(|draft| {
+                    show(draft, TaskState::Completing);
+                    Vec::new()
+                }))
+            }
+            () = self.cancel.cancelled() => Err(Error::cancelled("cancelled on request")),
+            () = self.core.stop.cancelled() => Err(Error::cancelled("the server stops")),
+        }
+    }
+
+    /// The driver switches. Where its answer is lost, the storage tells whether it has.
+    pub(super) async fn take_over(
+        &self,
+        scene: &Scene,
+        source: InstanceId,
+        instance: InstanceId,
+    ) -> Result<Done, Error> {
+        let (backend, migration) = self.pair(scene, source, instance).await?;
+        let answer = self
+            .moving(async |cx| backend.call(&cx, MigrationComplete { migration: migration.clone() }).await)
+            .await;
+        let exports = match answer {
+            Ok(switched) => switched.into_inner().exports,
+            Err(error) => match self.observe(scene.row(instance)?).await {
+                Ok(Some(seen)) if seen.role == Role::Active => seen.exports,
+                _ => return Err(error),
+            },
+        };
+        let info = InstanceInfo { exports, ..InstanceInfo::default() };
+        Ok(served(instance, info, &scene.share))
+    }
+
+    pub(super) async fn unwind(
+        &self,
+        scene: &Scene,
+        source: InstanceId,
+        instance: InstanceId,
+    ) -> Result<Done, Error> {
+        let (backend, migration) = self.pair(scene, source, instance).await?;
+        self.ask(&backend, MigrationCancel { migration }).await?;
+        Ok(Done::nothing())
+    }
+
+    pub(super) async fn let_go(
+        &self,
+        scene: &Scene,
+        source: InstanceId,
+        instance: InstanceId,
+    ) -> Result<Done, Error> {
+        let (backend, migration) = self.pair(scene, source, instance).await?;
+        self.ask(&backend, MigrationRelease { migration }).await?;
+        Ok(Done::nothing())
+    }
+
+    /// Where the driver attaches nothing, nothing is attached.
+    pub(super) async fn detach(&self, scene: &Scene, instance: InstanceId) -> Result<Done, Error> {
+        if let Some(backend) = self.placed(scene, instance).await?
+            && backend.capabilities().attach.is_some()
+        {
+            match self.ask(&backend, Detach { instance }).await {
+                Err(error) if error.kind != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(Done::nothing())
+    }
+
+    /// As the rules are applied anywhere, but one that the destination refuses ends the migration before the switch.
+    pub(super) async fn grant(&self, scene: &Scene, instance: InstanceId) -> Result<Done, Error> {
+        let (done, report) = self.access(scene, instance).await?;
+        match report.rules.iter().find_map(|r| r.error.clone()) {
+            Some(why) => Err(Error::conflict(format!(
+                "an access rule cannot be applied where the share would go: {why}; deny it, or choose another \
+                 destination"
+            ))),
+            None => Ok(done),
+        }
+    }
+
+    /// One commit: before it users reach the source, after it the destination.
+    pub(super) async fn switch(
+        &self,
+        scene: &Scene,
+        source: InstanceId,
+        instance: InstanceId,
+    ) -> Result<Done, Error> {
+        let share_type = self.type_of(scene, instance).await?;
+        let style = self.style_of(scene, instance, &share_type)?;
+        let epoch = scene.share.epoch.next();
+        Ok(Done::with(move |draft| {
+            let now = draft.now;
+            let kept = draft.instance(source).map(|i| i.exports.clone()).unwrap_or_default();
+            if let Some(row) = draft.instance_mut(source) {
+                row.part = Part::Outgoing;
+                row.cast_rules_to_readonly = false;
+            }
+            if let Some(row) = draft.instance_mut(instance) {
+                row.part = Part::Whole;
+                row.epoch = epoch;
+                row.launched_at = Some(now);
+                for export in &mut row.exports {
+                    // Where users notice nothing, nothing has a new name.
+                    if let Some(same) = kept.iter().find(|k| k.path == export.path) {
+                        export.clone_from(same);
+                    }
+                }
+            }
+            for rule in &mut draft.rules {
+                rule.states.remove(&source);
+                rule.states.entry(instance).or_insert(RuleState::QueuedToApply);
+            }
+            let replicated = style.is_some();
+            if draft.share.as_ref().is_some_and(|s| s.replication.is_some()) && !replicated {
+                count_replica(draft, -1);
+            }
+            if let Some(share) = &mut draft.share {
+                // Points were the source's.
+                share.points.clear();
+                if share.share_type_id != share_type.id {
+                    share.share_type_id = share_type.id;
+                    share.snapshot_support = share_type.snapshot_support();
+                    share.replication = style;
+                }
+            }
+            show(draft, TaskState::Success);
+            let state = |instance, state| Effect::ReplicaState { instance, state };
+            let mut effects = vec![
+                Effect::Epoch { epoch },
+                status(instance, InstanceStatus::Available),
+                status(source, InstanceStatus::Deleting),
+                state(source, None),
+            ];
+            if replicated {
+                effects.push(state(instance, Some(ReplicaState::Active)));
+            }
+            effects
+        }))
+    }
+}
+
+fn show(draft: &mut Draft, state: TaskState) {
+    if let Some(share) = &mut draft.share {
+        share.task_state = Some(state.as_str().to_owned());
+    }
+}
+
+/// A step of a migration starts: the share's task state shows it.
+pub(super) fn mark(draft: &mut Draft, step: &Step) {
+    let now = draft.share.as_ref().and_then(|s| s.task_state.as_deref()).and_then(TaskState::parse);
+    let migrates = draft.unfinished().iter().any(|op| matches!(op.intent, Intent::Migrate { .. }));
+    if !migrates {
+        return;
+    }
+    let copied = matches!(now, Some(TaskState::CopyingInProgress | TaskState::CopyingCompleted));
+    let state = match step {
+        Step::Place { .. } => TaskState::InProgress,
+        Step::Assist { .. } => TaskState::DriverStarting,
+        Step::Carry { .. } => TaskState::DriverInProgress,
+        Step::Mirror { last: false, .. } if now != Some(TaskState::Completing) => {
+            TaskState::CopyingInProgress
+        }
+        Step::AwaitProceed { assisted: true } => TaskState::DriverPhase1Done,
+        Step::AwaitProceed { assisted: false } => TaskState::CopyingCompleted,
+        Step::Cast { read_only: true, .. } if copied => TaskState::Completing,
+        Step::TakeOver { .. } => TaskState::Completing,
+        _ => return,
+    };
+    show(draft, state);
+}
+
+/// What the end of a migration sets: the loser of the two is handed to an operation of its own.
+pub(super) fn ended(
+    draft: &mut Draft,
+    source: InstanceId,
+    destination: InstanceId,
+    request: &MigrationRequest,
+    ending: Ending,
+    reason: Option<String>,
+) -> Vec<Effect> {
+    let done = ending == Ending::Done;
+    let loser = if done { source } else { destination };
+    let mut effects = Vec::new();
+    if done {
+        note(draft, destination, true, None);
+    } else {
+        show(draft, if ending == Ending::Cancelled { TaskState::Cancelled } else { TaskState::Error });
+        for rule in &mut draft.rules {
+            rule.states.remove(&destination);
+        }
+        // What could not be made writable again is in error, and says why.
+        if draft.instance(source).is_some_and(|i| i.status == InstanceStatus::Migrating) {
+            let reason = if ending == Ending::Failed { reason } else { None };
+            note(draft, source, false, reason);
+            effects.push(status(source, InstanceStatus::Available));
+        }
+        // The type that it would have got counts replicas, and the one that it has does not.
+        if request.replicates && draft.share.as_ref().is_some_and(|s| s.replication.is_none()) {
+            count_replica(draft, -1);
+        }
+    }
+    match draft.instance(loser).map(|i| i.pool.is_some()) {
+        Some(true) => {
+            if !done {
+                effects.push(status(loser, InstanceStatus::Deleting));
+            }
+            draft.admit(new_op(), Intent::Release { instance: loser, force: false }, Vec::new(), None);
+        }
+        Some(false) => effects.push(Effect::Gone { instance: loser }),
+        None => {}
+    }
+    effects
+}
+
+/// Takes the room of a replica from the quota, or gives it back.
+fn count_replica(draft: &mut Draft, sign: i64) {
+    let size = draft.share.as_ref().map_or(0, |s| i64::try_from(s.size_gb).unwrap_or(i64::MAX));
+    let _ = draft.reserve(Counted::ShareReplicas, sign);
+    let _ = draft.reserve(Counted::ReplicaGigabytes, sign * size);
+}
