@@ -84,6 +84,33 @@ impl Api {
         Ok(status)
     }
 
+    /// Asks a share for something in a version of Manila's API: the status and what was answered.
+    pub fn share_action(
+        &self,
+        share: &str,
+        version: &str,
+        experimental: bool,
+        body: &Value,
+    ) -> Answered<(u16, Value)> {
+        let request = ureq::http::Request::builder()
+            .method("POST")
+            .uri(format!("{}/v2/shares/{share}/action", self.endpoint))
+            .header("X-Auth-Token", "admin:admin")
+            .header("X-OpenStack-Manila-API-Version", version)
+            .header("X-OpenStack-Manila-API-Experimental", if experimental { "True" } else { "False" })
+            .header("Content-Type", "application/json")
+            .body(body.to_string())
+            .unwrap();
+        let mut answer = self.agent.run(request).map_err(|_| Gone)?;
+        let text = answer.body_mut().read_to_string().map_err(|_| Gone)?;
+        Ok((answer.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::Null)))
+    }
+
+    /// A share, as Manila's newest version shows it.
+    pub fn share(&self, share: &str) -> Answered {
+        Ok(self.get(&format!("v2/shares/{share}"))?["share"].take())
+    }
+
     /// Makes a share type that replicates in this style (`readable`, `dr`), with more extra specs; its id.
     pub fn create_type(&self, name: &str, style: &str, more: &[(&str, &str)]) -> Answered<String> {
         let mut specs = json!({"driver_handles_share_servers": "False", "replication_type": style});

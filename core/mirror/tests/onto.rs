@@ -236,7 +236,7 @@ fn an_unreadable_file_is_named() {
     }
     let lab = Lab::new();
     fs::write(lab.source.join("secret"), b"x").unwrap();
-    fs::set_permissions(lab.source.join("secret"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(lab.source.join("secret"), fs::Permissions::from_mode(0o0)).unwrap();
     let error = lab.with(RootMode::Counts, |m| m.pass(&Control::none())).unwrap_err();
     assert!(error.to_string().contains("secret"), "{error}");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tandem_contract::InstanceId;
-use tandem_manager::model::{Export, Instance, Share};
+use tandem_manager::model::{Export, Instance, Part, Share};
 
 use super::find;
 use super::view::Audience::Admin;
@@ -96,10 +96,12 @@ async fn share(call: &Call) -> Result<find::ShareFamily> {
     find::need_share(call, id, || Fault::new(404, format!("Share '{id}' not found."))).await
 }
 
-/// Since 2.47 a share shows the exports of its active replicas only; those of the others are the replicas'.
+/// What users reach; nobody is to use what a migration fills or has left. Since 2.47 a share shows the exports of its
+/// active replicas only; those of the others are the replicas'.
 fn shown(call: &Call, share: &Share, instance: &Instance) -> bool {
     use tandem_contract::ReplicaState::Active;
-    share.replication.is_none() || !call.since(47) || instance.replica_state == Some(Active)
+    let seen = share.replication.is_none() || !call.since(47) || instance.replica_state == Some(Active);
+    seen && instance.part == Part::Whole
 }
 
 async fn of_share(call: Call) -> Result {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use tandem_contract::{ReplicaState, ResourceId};
-use tandem_manager::model::{Instance, InstanceStatus};
+use tandem_manager::model::{Instance, InstanceStatus, Part};
 use tandem_manager::store::InstanceQuery;
 use tandem_manager::{Denied, NewReplica};
 
@@ -74,7 +74,9 @@ async fn read_list(call: Call, in_full: bool) -> Result {
     };
     let view = if in_full { detail } else { summary };
     let mut out = Map::new();
-    out.insert("share_replicas".into(), found.iter().map(|replica| view(&call, replica)).collect());
+    // What a migration fills or has left is no replica.
+    let replicas = found.iter().filter(|i| i.part == Part::Whole);
+    out.insert("share_replicas".into(), replicas.map(|replica| view(&call, replica)).collect());
     if let Some(last) = found.last() {
         let links = call.next_links(&page, "share-replicas", found.len(), &last.id.to_string());
         out.extend(links.map(|links| ("share_replica_links".to_owned(), links)));

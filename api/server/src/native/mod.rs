@@ -5,6 +5,7 @@
 
 mod backends;
 mod document;
+mod migration;
 mod operations;
 mod server;
 mod shares;
@@ -114,6 +115,7 @@ const ROUTES: &[Route] = &[
     route!(GET "/v1/drivers" Read backends::drivers),
     route!(GET "/v1/shares" Read shares::list),
     route!(GET "/v1/shares/{id}" Read shares::show),
+    route!(GET "/v1/shares/{id}/migration-check" Read migration::check),
     route!(GET "/v1/replicas" Read shares::replicas),
     route!(GET "/v1/replicas/{id}" Read shares::replica),
     route!(GET "/v1/access-rules" Read shares::rules),
@@ -241,9 +243,11 @@ impl Refused {
 impl From<Denied> for Refused {
     fn from(denied: Denied) -> Self {
         let status = match &denied {
-            Denied::NoShare(_) | Denied::NoInstance(_) | Denied::NoRule(_) | Denied::NoOperation(_) => {
-                StatusCode::NOT_FOUND
-            }
+            Denied::NoShare(_)
+            | Denied::NoInstance(_)
+            | Denied::NoRule(_)
+            | Denied::NoType(_)
+            | Denied::NoOperation(_) => StatusCode::NOT_FOUND,
             Denied::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
             Denied::Invalid(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::CONFLICT,

@@ -147,7 +147,7 @@ impl Core {
                     (promise.writable, "writability during the first phase"),
                 ];
                 check.lost =
-                    lost.into_iter().filter_map(|(kept, what)| (!kept).then(|| what.into())).collect();
+                    lost.into_iter().filter(|(kept, _)| !kept).map(|(_, what)| what.into()).collect();
             }
             Ok(Approach::Host) => {
                 check.approach = "host";

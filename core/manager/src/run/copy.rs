@@ -94,8 +94,7 @@ impl Job {
         let (source, dest) = (open(&self.source.path)?, open(&self.dest.path)?);
         let root = if self.last { RootMode::Aside } else { RootMode::Counts };
         let mirror = Mirror { source: &source, dest: &dest, state: &self.state, root };
-        let copied = if self.last { last(&mirror, control) } else { live(&mirror, control) };
-        copied
+        if self.last { last(&mirror, control) } else { live(&mirror, control) }
     }
 
     fn devices(&self, control: &Control<'_>) -> Result<Copied, Error> {

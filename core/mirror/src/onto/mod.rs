@@ -131,8 +131,16 @@ impl Mirror<'_> {
 enum Job {
     /// Nothing; this is what it is.
     Done(Entry),
-    /// Something: what was met on either side, and what the pass before knew of the source.
-    Todo { met: Met, there: Option<Statx>, earlier: Option<Entry> },
+    /// Something.
+    Todo(Box<Todo>),
+}
+
+/// What was met in the source, and what lies there in the destination.
+struct Todo {
+    met: Met,
+    there: Option<Statx>,
+    /// What the pass before knew of it.
+    earlier: Option<Entry>,
 }
 
 struct Work<'a> {
@@ -194,7 +202,7 @@ impl Work<'_> {
                         self.control.add("copy", met.st.stx_size, &met.path);
                         batch.push(Job::Done(entry));
                     }
-                    earlier => batch.push(Job::Todo { met, there, earlier }),
+                    earlier => batch.push(Job::Todo(Box::new(Todo { met, there, earlier }))),
                 }
             }
             if batch.len() == BATCH {
@@ -213,8 +221,8 @@ impl Work<'_> {
         for job in batch.drain(..) {
             match job {
                 Job::Done(entry) => slots.push(Some(entry)),
-                Job::Todo { met, there, earlier } => {
-                    todo.push((slots.len(), met, there, earlier));
+                Job::Todo(job) => {
+                    todo.push((slots.len(), job));
                     slots.push(None);
                 }
             }
@@ -223,9 +231,9 @@ impl Work<'_> {
         let work = || -> Result<(Vec<(usize, Entry)>, Pass)> {
             let mut copier = file::Copier::new(self.mirror.source, self.mirror.dest, self.me, self.control);
             let mut made = Vec::new();
-            while let Some((slot, met, there, earlier)) = todo.get(next.fetch_add(1, Atomic::Relaxed)) {
+            while let Some((slot, job)) = todo.get(next.fetch_add(1, Atomic::Relaxed)) {
                 self.control.check()?;
-                if let Some(entry) = copier.copy(met, there.as_ref(), earlier.as_ref())? {
+                if let Some(entry) = copier.copy(&job.met, job.there.as_ref(), job.earlier.as_ref())? {
                     made.push((*slot, entry));
                 }
             }

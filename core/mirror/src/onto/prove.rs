@@ -117,7 +117,7 @@ fn same_content(a: &Content, b: &Content) -> bool {
 }
 
 fn is_zero(hash: &Hash, len: u64) -> bool {
-    const ZEROS: [u8; CHUNK as usize] = [0; CHUNK as usize];
+    static ZEROS: [u8; CHUNK as usize] = [0; CHUNK as usize];
     *hash == HOLE || *hash == crate::content::hash(&ZEROS[..len as usize])
 }
 

@@ -1,0 +1,393 @@
+//! Share migration between two back ends of plain folders: from host to host, in every form of the API, cancelled,
+//! failed, retyped, killed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tandem_testbed::api::{Api, word};
+use tandem_testbed::client::Openstack;
+use tandem_testbed::server::Server;
+use tandem_testbed::{tree, wait};
+
+/// A server with one share on alpha, and its type.
+struct Lab {
+    server: Server,
+    api: Api,
+    share_type: String,
+    share: String,
+}
+
+impl Lab {
+    fn start() -> Self {
+        Self::with("")
+    }
+
+    fn with(more: &str) -> Self {
+        let mut server = Server::prepare_with("directory", |_, root| format!("{{ root = {root:?} }}"), more);
+        server.launch();
+        let api = Api::new(&server.endpoint());
+        let specs = json!({"driver_handles_share_servers": "False"});
+        let body = json!({"share_type": {"name": "plain", "extra_specs": specs}});
+        let share_type = word(&api.post("v2/types", &body).unwrap()["share_type"]["id"]);
+        let mut lab = Self { server, api, share_type, share: String::new() };
+        lab.share = lab.share_on("alpha");
+        lab
+    }
+
+    fn share_on(&self, backend: &str) -> String {
+        let pool = self.pool(backend);
+        let body = json!({"share": {
+            "share_proto": "NFS", "size": 1, "share_type": self.share_type, "name": "moving",
+            "scheduler_hints": {"only_host": pool},
+        }});
+        let share = word(&self.api.post("v2/shares", &body).unwrap()["share"]["id"]);
+        wait::until("the share", || (self.api.share(&share).unwrap()["status"] == "available").then_some(()));
+        assert_eq!(self.api.share(&share).unwrap()["host"], pool.as_str());
+        share
+    }
+
+    /// `host@backend#pool`.
+    fn pool(&self, backend: &str) -> String {
+        wait::until("the pool", || {
+            let pools = self.api.get("v2/scheduler-stats/pools").unwrap();
+            let all = pools["pools"].as_array().unwrap();
+            all.iter().find(|p| p["backend"] == backend).map(|p| word(&p["name"]))
+        })
+    }
+
+    fn show(&self) -> Value {
+        self.api.share(&self.share).unwrap()
+    }
+
+    fn task(&self) -> String {
+        self.show()["task_state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn until(&self, task: &str) {
+        wait::until_else(|| {
+            let now = self.show();
+            if now["task_state"] == task { Ok(()) } else { Err(format!("{task}, not {now}")) }
+        });
+    }
+
+    fn export(&self) -> PathBuf {
+        let found = self.api.get(&format!("v2/shares/{}/export_locations", self.share)).unwrap();
+        PathBuf::from(word(&found["export_locations"][0]["path"]))
+    }
+
+    fn act(&self, body: &Value) -> (u16, String) {
+        self.at("2.97", false, body)
+    }
+
+    fn at(&self, version: &str, experimental: bool, body: &Value) -> (u16, String) {
+        let (status, answer) = self.api.share_action(&self.share, version, experimental, body).unwrap();
+        (status, answer.to_string())
+    }
+
+    fn begin(&self, backend: &str) {
+        assert_eq!(self.act(&start(&self.pool(backend), &[])).0, 202);
+    }
+
+    fn instances(&self) -> Vec<Value> {
+        let found = self.api.get(&format!("v2/shares/{}/instances", self.share)).unwrap();
+        found["share_instances"].as_array().unwrap().clone()
+    }
+
+    /// One instance is left, the doctor is content, and no storage but that of the share holds anything.
+    fn at_rest(&self, backend: &str) {
+        wait::until_else(|| {
+            let left = self.instances();
+            let busy = self.api.operations("unfinished=true").unwrap();
+            if left.len() == 1 && busy.is_empty() { Ok(()) } else { Err(format!("{left:?} {busy:?}")) }
+        });
+        assert_eq!(self.instances()[0]["status"], "available");
+        assert_eq!(self.show()["host"], self.pool(backend).as_str());
+        assert_eq!(self.api.doctor().unwrap(), [] as [Value; 0]);
+        for name in ["alpha", "beta", "gamma"] {
+            let held = fs::read_dir(self.server.backend(name).join("instances")).unwrap().count();
+            assert_eq!(held, usize::from(name == backend), "instances on {name}");
+        }
+        let notes = self.server.folder().join("state/copies");
+        assert!(
+            !notes.exists() || fs::read_dir(notes).unwrap().next().is_none(),
+            "notes of the copy are left"
+        );
+    }
+}
+
+fn start(host: &str, more: &[(&str, Value)]) -> Value {
+    let mut asked = json!({
+        "host": host, "writable": false, "nondisruptive": false, "preserve_metadata": false,
+        "preserve_snapshots": false,
+    });
+    for (key, value) in more {
+        asked[*key] = value.clone();
+    }
+    json!({"migration_start": asked})
+}
+
+fn complete() -> Value {
+    json!({"migration_complete": null})
+}
+
+fn cancel() -> Value {
+    json!({"migration_cancel": null})
+}
+
+fn assert_equal(source: &Path, copy: &Path) {
+    let differences = tree::differences(source, copy);
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn the_stock_client_moves_a_share_with_every_kind_of_file() {
+    let lab = Lab::start();
+    let client = Openstack::new(&lab.server.endpoint());
+    let alpha = lab.export();
+    tree::write(&alpha);
+    let kept = tempfile::tempdir().unwrap();
+    let reference = kept.path().join("reference");
+    copy(&alpha, &reference);
+    let beta = lab.pool("beta");
+    let promises = ["--writable", "--nondisruptive", "--preserve-metadata", "--preserve-snapshots"];
+    let promises: Vec<&str> = promises.iter().flat_map(|p| [*p, "False"]).collect();
+    client.run(&[&["share", "migration", "start", "moving", &beta], &promises[..]].concat());
+    lab.until("data_copying_completed");
+    let shown = client.json(&["share", "migration", "show", "moving"]);
+    assert_eq!(
+        (&shown["total_progress"], &shown["task_state"]),
+        (&json!(100), &json!("data_copying_completed"))
+    );
+
+    // Users go on writing until it is completed.
+    assert_eq!(lab.show()["status"], "migrating");
+    assert_eq!(lab.export(), alpha);
+    fs::write(alpha.join("written meanwhile"), "x").unwrap();
+    fs::write(reference.join("written meanwhile"), "x").unwrap();
+    tree::change(&alpha);
+    let kept = tempfile::tempdir().unwrap();
+    let reference = kept.path().join("reference");
+    copy(&alpha, &reference);
+
+    client.run(&["share", "migration", "complete", "moving"]);
+    lab.until("migration_success");
+    let there = lab.export();
+    assert_ne!(there, alpha);
+    assert_equal(&reference, &there);
+    fs::write(there.join("users write here now"), "y").unwrap();
+    lab.at_rest("beta");
+    assert!(!alpha.exists(), "nothing is left of the source");
+
+    // And back, given up half way.
+    let home = lab.pool("alpha");
+    client.run(&[&["share", "migration", "start", "moving", &home], &promises[..]].concat());
+    lab.until("data_copying_completed");
+    client.run(&["share", "migration", "cancel", "moving"]);
+    lab.until("migration_cancelled");
+    assert_eq!(fs::read_to_string(there.join("users write here now")).unwrap(), "y");
+    lab.at_rest("beta");
+    client.run(&["share", "set", "moving", "--task-state", "migration_error"]);
+    assert_eq!(lab.task(), "migration_error");
+    client.run(&["share", "set", "moving", "--status", "available"]);
+    assert_eq!(lab.show()["task_state"], Value::Null);
+}
+
+/// As it is, by an independent tool.
+fn copy(from: &Path, to: &Path) {
+    let done = std::process::Command::new("cp").args(["-a"]).arg(from.join(".")).arg(to).status().unwrap();
+    assert!(done.success());
+    // The root's own time, which the copying itself moves.
+    let time = fs::metadata(from).unwrap().modified().unwrap();
+    fs::File::open(to).unwrap().set_modified(time).unwrap();
+}
+
+#[test]
+fn every_form_of_the_call_does_what_its_documents_say() {
+    let lab = Lab::start();
+    fs::write(lab.export().join("file"), "content").unwrap();
+    let (alpha, beta) = (lab.pool("alpha"), lab.pool("beta"));
+    // Each form exists in its versions only, and is experimental until 2.96.
+    let old = json!({"migrate_share": {"host": beta}});
+    for (version, experimental) in [("2.6", true), ("2.7", false), ("2.15", true), ("2.96", true)] {
+        assert_eq!(lab.at(version, experimental, &old).0, 404, "{version} {experimental}");
+    }
+    assert_eq!(lab.at("2.95", false, &start(&beta, &[])).0, 404);
+    assert_eq!(lab.at("2.14", true, &start(&beta, &[])).0, 404);
+
+    // 2.5: one phase, completes by itself.
+    let body = json!({"os-migrate_share": {"host": beta, "force_host_copy": true, "unknown": 1}});
+    assert_eq!(lab.at("2.5", true, &body).0, 202);
+    lab.until("migration_success");
+    lab.at_rest("beta");
+    // 2.7: the same by its later name.
+    assert_eq!(lab.at("2.14", true, &json!({"migrate_share": {"host": alpha}})).0, 202);
+    lab.until("migration_success");
+    lab.at_rest("alpha");
+    // 2.15: two phases where nobody asks for one.
+    let body = json!({"migration_start": {"host": beta, "notify": false}});
+    assert_eq!(lab.at("2.15", true, &body).0, 202);
+    lab.until("data_copying_completed");
+    assert_eq!(lab.at("2.15", true, &complete()).0, 202);
+    lab.until("migration_success");
+    lab.at_rest("beta");
+    let body = json!({"migration_start": {"host": alpha, "force_host_copy": "true"}});
+    assert_eq!(lab.at("2.21", true, &body).0, 202);
+    lab.until("migration_success");
+    lab.at_rest("alpha");
+    // 2.22: what is not said is asked of the driver, which folders have none of.
+    let body = json!({"migration_start": {"host": beta}});
+    assert_eq!(lab.at("2.22", true, &body).0, 202);
+    lab.until("migration_error");
+    let why = lab.api.operations("kind=migrate").unwrap()[0]["error"]["message"].to_string();
+    assert!(why.contains("writable"), "{why}");
+    lab.at_rest("alpha");
+    let body = json!({"migration_start": {"host": beta, "force_host_assisted_migration": true}});
+    assert_eq!(lab.at("2.28", true, &body).0, 202);
+    lab.until("data_copying_completed");
+    let (status, progress) = lab.at("2.22", true, &json!({"migration_get_progress": null}));
+    assert_eq!(status, 200);
+    assert!(progress.contains("100") && !progress.contains("details"), "{progress}");
+    assert_eq!(lab.at("2.28", true, &complete()).0, 202);
+    lab.until("migration_success");
+    lab.at_rest("beta");
+    assert_eq!(fs::read_to_string(lab.export().join("file")).unwrap(), "content");
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_its_code() {
+    let lab = Lab::start();
+    let beta = lab.pool("beta");
+    let (status, said) = lab.act(&complete());
+    assert!(status == 400 && said.contains("no migration being performed"), "{status} {said}");
+    assert_eq!(lab.act(&start("nowhere@beta#x", &[])).0, 404);
+    assert_eq!(lab.act(&start(&lab.pool("alpha"), &[])).0, 200);
+    assert_eq!(lab.task(), "migration_success");
+
+    lab.begin("beta");
+    lab.until("data_copying_completed");
+    assert_eq!(lab.act(&start(&beta, &[])).0, 400);
+    let rule = json!({"allow_access": {"access_type": "ip", "access_to": "10.0.0.1", "access_level": "rw"}});
+    assert_eq!(lab.act(&rule).0, 400, "rules do not change while it migrates");
+    assert_eq!(lab.act(&json!({"extend": {"new_size": 2}})).0, 400);
+    let dest = lab.instances().into_iter().find(|i| i["status"] == "migrating_to").unwrap();
+    let path = format!("v2/share_instances/{}/action", word(&dest["id"]));
+    let forced = lab.api.attempt("POST", &path, &json!({"force_delete": null})).unwrap();
+    assert_eq!(forced, 400, "the destination is the migration's");
+    assert_eq!(lab.act(&cancel()).0, 202);
+    lab.until("migration_cancelled");
+    let (status, said) = lab.act(&cancel());
+    assert!(status == 400 && said.contains("already cancelled"), "{status} {said}");
+    lab.at_rest("alpha");
+
+    // A pool that is not there fails later, as in Manila.
+    let nowhere = beta.replace('#', "#no-");
+    assert_eq!(lab.act(&start(&nowhere, &[])).0, 202);
+    lab.until("migration_error");
+    lab.at_rest("alpha");
+
+    // A share with replicas stays.
+    let api = &lab.api;
+    let mirrored = api.create_type("mirrored", "readable", &[]).unwrap();
+    let share = api.create_share(&mirrored, "zone-a").unwrap();
+    wait::until("the share", || (api.share(&share).unwrap()["status"] == "available").then_some(()));
+    api.create_replica(&share, "zone-b").unwrap();
+    let body = start(&beta, &[]);
+    assert_eq!(api.share_action(&share, "2.97", false, &body).unwrap().0, 409);
+}
+
+#[test]
+fn rules_type_and_quota_follow_the_share() {
+    let lab = Lab::start();
+    let rule = json!({"allow_access": {"access_type": "ip", "access_to": "10.0.0.1", "access_level": "ro"}});
+    assert_eq!(lab.act(&rule).0, 200);
+    wait::until("the rule", || (lab.show()["access_rules_status"] == "active").then_some(()));
+    let mirrored = lab.api.create_type("mirrored", "readable", &[("snapshot_support", "True")]).unwrap();
+    let retype = [("new_share_type_id", json!(mirrored))];
+    let used = lab.api.used().unwrap();
+    assert_eq!(lab.act(&start(&lab.pool("beta"), &retype)).0, 202);
+    lab.until("data_copying_completed");
+    assert_eq!(lab.act(&cancel()).0, 202);
+    lab.until("migration_cancelled");
+    lab.at_rest("alpha");
+    assert_eq!(lab.api.used().unwrap(), used, "what was not retyped is not counted");
+
+    assert_eq!(lab.act(&start(&lab.pool("beta"), &retype)).0, 202);
+    lab.until("data_copying_completed");
+    assert_eq!(lab.act(&complete()).0, 202);
+    lab.until("migration_success");
+    lab.at_rest("beta");
+    let share = lab.show();
+    assert_eq!((&share["share_type"], &share["replication_type"]), (&json!(mirrored), &json!("readable")));
+    assert_eq!((&share["snapshot_support"], &share["share_proto"]), (&json!(true), &json!("NFS")));
+    let rules = lab.api.get(&format!("v2/share-access-rules?share_id={}", lab.share)).unwrap();
+    assert_eq!(rules["access_list"][0]["state"], "active", "{rules}");
+    // It replicates from now on, from where it is.
+    fs::write(lab.export().join("file"), "content").unwrap();
+    let replica = lab.api.create_replica(&lab.share, "zone-b").unwrap();
+    wait::until("the replica", || {
+        let all = lab.api.replicas().unwrap();
+        all.iter().any(|r| r["id"] == replica.as_str() && r["replica_state"] == "in_sync").then_some(())
+    });
+    let there = lab.api.export(&replica).unwrap().unwrap();
+    assert_eq!(fs::read_to_string(there.join("file")).unwrap(), "content");
+}
+
+#[test]
+fn a_source_that_cannot_be_read_is_given_back() {
+    if tree::is_root() {
+        return;
+    }
+    let lab = Lab::start();
+    let secret = lab.export().join("secret");
+    fs::write(&secret, "x").unwrap();
+    fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
+    lab.begin("beta");
+    lab.until("migration_error");
+    let failed = &lab.api.operations("kind=migrate").unwrap()[0];
+    assert!(failed["error"]["message"].to_string().contains("secret"), "{failed}");
+    lab.at_rest("alpha");
+    fs::write(lab.export().join("still"), "writable").unwrap();
+}
+
+#[test]
+fn killed_at_any_moment_it_goes_on_and_a_cancel_ends_it() {
+    // Slow enough to be met on its way.
+    let mut lab = Lab::with("[manager]\nbandwidth = 30000000\n");
+    let alpha = lab.export();
+    for n in 0..300 {
+        fs::write(alpha.join(format!("file {n}")), vec![n as u8; 300_000]).unwrap();
+    }
+    lab.begin("beta");
+    wait::until("the copy", || (lab.task() == "data_copying_in_progress").then_some(()));
+    let progress = wait::until("progress", || {
+        let op = lab.api.operations("kind=migrate").unwrap()[0].clone();
+        (op["progress"]["done"].as_u64() > Some(0)).then_some(op)
+    });
+    assert!(progress["progress"]["current"].is_string(), "{progress}");
+    for _ in 0..3 {
+        lab.server.kill();
+        lab.server.launch();
+    }
+    lab.until("data_copying_completed");
+    assert_eq!(lab.act(&complete()).0, 202);
+    lab.server.kill();
+    lab.server.launch();
+    lab.until("migration_success");
+    lab.at_rest("beta");
+    let there = lab.export();
+    assert_eq!(fs::read_dir(&there).unwrap().count(), 300);
+    assert_eq!(fs::read(there.join("file 299")).unwrap(), vec![43_u8; 300_000]);
+
+    // Cancelled while it copies, by the native API, which takes it at any time.
+    lab.begin("alpha");
+    wait::until("the copy", || (lab.task() == "data_copying_in_progress").then_some(()));
+    let op = word(&lab.api.operations("kind=migrate&unfinished=true").unwrap()[0]["id"]);
+    lab.api.post(&format!("v1/operations/{op}/cancel"), &Value::Null).unwrap();
+    lab.until("migration_cancelled");
+    let ended = lab.api.operation(&op).unwrap();
+    assert_eq!((&ended["status"], &ended["progress"]), (&json!("cancelled"), &Value::Null));
+    fs::write(there.join("still"), "writable").unwrap();
+    lab.at_rest("beta");
+}
