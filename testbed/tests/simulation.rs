@@ -91,6 +91,7 @@ matrix! {
     shrink: Shrink;
     resync_fenced: ResyncFenced;
     repair: Repair;
+    migrate: Migrate;
 }
 
 /// Seeds that failed once. They are run for ever.

@@ -8,6 +8,7 @@ mod cert;
 mod client;
 mod config;
 mod human;
+mod migration;
 mod show;
 mod table;
 mod watch;
@@ -71,6 +72,11 @@ enum Command {
     Operation {
         #[command(subcommand)]
         verb: Verb,
+    },
+    /// Migrations of shares.
+    Migration {
+        #[command(subcommand)]
+        verb: Moving,
     },
     /// Back ends, and why one is down.
     Backends,
@@ -140,6 +146,51 @@ enum Verb {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum Moving {
+    /// Says what a migration would do, and by which way, without doing it; ends with 1 when it cannot be.
+    Check {
+        /// The share.
+        share: String,
+        /// Where to: `host@backend#pool`, or `host@backend` for any pool there.
+        host: String,
+        /// The share type (its id) that the share is to have then.
+        #[arg(long, value_name = "ID")]
+        share_type: Option<String>,
+        /// Not by the driver, even where it could.
+        #[arg(long)]
+        host_assisted: bool,
+        /// Users must be able to write during the first phase.
+        #[arg(long)]
+        writable: bool,
+        /// Users must notice nothing.
+        #[arg(long)]
+        nondisruptive: bool,
+        /// All metadata of files must be kept.
+        #[arg(long)]
+        preserve_metadata: bool,
+        /// Snapshots must move along.
+        #[arg(long)]
+        preserve_snapshots: bool,
+    },
+    /// Shows the migrations there were, newest first, and how those get on that run.
+    List {
+        /// Stay, and show how they get on.
+        #[arg(long)]
+        watch: bool,
+        /// Only of this share.
+        #[arg(long, value_name = "ID")]
+        share: Option<String>,
+        #[command(flatten)]
+        part: Part,
+    },
+    /// Asks a share's migration to end, at any time before the switch.
+    Cancel {
+        /// The share.
+        share: String,
+    },
+}
+
 /// Why the program ends badly.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -199,6 +250,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             let answer = client.post(&format!("operations/{}/cancel", segment(id)))?;
             print(out, &answer, "operation", show::cancelled)
         }
+        Command::Migration { verb } => migration::run(&client, verb, out),
         Command::Backends => print(out, &client.get("backends", &[])?, "backends", show::backends),
         Command::Drivers => print(out, &client.get("drivers", &[])?, "drivers", show::drivers),
         Command::Doctor => {

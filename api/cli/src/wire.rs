@@ -178,3 +178,15 @@ pub(crate) struct Finding {
     pub(crate) subject: String,
     pub(crate) message: String,
 }
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct MigrationCheck {
+    pub(crate) possible: bool,
+    pub(crate) refused: Vec<String>,
+    pub(crate) host: String,
+    pub(crate) approach: String,
+    pub(crate) interruption: String,
+    pub(crate) lost: Vec<String>,
+    pub(crate) bytes: Option<u64>,
+    pub(crate) seconds: Option<u64>,
+}

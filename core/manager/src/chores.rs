@@ -21,6 +21,8 @@ pub(crate) enum Chore {
     Repair(InstanceId),
     /// The rules could not be applied to an instance.
     Rules(InstanceId),
+    /// What a migration left could not be removed.
+    Leftover(InstanceId),
     /// A share holds points that nobody needs.
     Release(ResourceId),
 }

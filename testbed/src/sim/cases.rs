@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
 
-use tandem_contract::{InstanceId, ReplicaState, ResourceId, Retry, Style};
+use tandem_contract::{InstanceId, ReplicaState, ResourceId, ResourceKind, Retry, Style};
 use tandem_driver_fake::{Fault as Scripted, What as Script};
-use tandem_manager::model::InstanceStatus;
+use tandem_manager::model::{InstanceStatus, MigrationRequest, Needs};
 use tandem_manager::store::Store;
 use tandem_manager::{BackendState, Denied};
 use uuid::Uuid;
@@ -31,11 +31,12 @@ pub enum Kind {
     Shrink,
     ResyncFenced,
     Repair,
+    Migrate,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::CreateShare,
         Self::CreateReplica,
         Self::Sync,
@@ -48,6 +49,7 @@ impl Kind {
         Self::Shrink,
         Self::ResyncFenced,
         Self::Repair,
+        Self::Migrate,
     ];
 
     /// The operation's kind, as the log says it.
@@ -62,6 +64,7 @@ impl Kind {
             Self::UpdateAccess => "update_access",
             Self::Extend | Self::Shrink => "resize",
             Self::Repair => "repair",
+            Self::Migrate => "migrate",
         }
     }
 }
@@ -144,7 +147,7 @@ async fn prepare(life: &Life<'_>, case: &Case) -> Scene {
     if case.kind == Kind::CreateShare {
         return Scene { share_type: life.share_type(case.style).await, ..Scene::default() };
     }
-    if matches!(case.kind, Kind::CreateReplica | Kind::DeleteShare | Kind::Repair) {
+    if matches!(case.kind, Kind::CreateReplica | Kind::DeleteShare | Kind::Repair | Kind::Migrate) {
         let share_type = life.share_type(case.style).await;
         let share = life.ask_share(share_type).await.expect("a share is admitted");
         life.idle().await;
@@ -230,6 +233,10 @@ async fn request(life: &Life<'_>, case: &Case, scene: &Scene) -> Result<(), Deni
         Kind::UpdateAccess => life.ask_rule(share, "10.0.0.1").await,
         Kind::Extend => manager.extend_share(&caller, share, 3).await.map(drop),
         Kind::Shrink => manager.shrink_share(&caller, share, 1).await.map(drop),
+        Kind::Migrate => {
+            let there = format!("sim@{}", SITES[1]);
+            manager.migrate(&caller, share, migration(there)).await.map(drop)
+        }
         Kind::Repair => {
             life.sim.world.clear_faults();
             for _ in 0..40 {
@@ -240,6 +247,19 @@ async fn request(life: &Life<'_>, case: &Case, scene: &Scene) -> Result<(), Deni
             }
             Ok(())
         }
+    }
+}
+
+/// By the driver, and at once: nobody is there to tell it to go on.
+fn migration(host: String) -> MigrationRequest {
+    MigrationRequest {
+        kind: ResourceKind::Share,
+        host,
+        host_assisted: false,
+        needs: Needs::default(),
+        new_type: None,
+        replicates: false,
+        at_once: true,
     }
 }
 

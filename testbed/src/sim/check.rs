@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tandem_contract::{InstanceId, PointId, ReplicaState, Role, Style};
 use tandem_driver_fake::Inspected;
-use tandem_manager::model::{Instance, InstanceStatus, RuleState};
+use tandem_manager::model::{Instance, InstanceStatus, Part, RuleState};
 use tandem_manager::store::{Family, InstanceQuery, ShareQuery, Store};
 
 use super::{Life, Sim};
@@ -51,13 +51,18 @@ pub async fn at_rest(life: &Life<'_>) -> Vec<String> {
 fn of_share(sim: &Sim, family: &Family, seen: &BTreeMap<InstanceId, Inspected>, wrong: &mut Vec<String>) {
     let Some(share) = &family.share else { return };
     let mut say = |what: String| wrong.push(format!("share {}: {what}", share.id));
+    for row in family.instances.iter().filter(|i| i.part != Part::Whole) {
+        say(format!("{} is left by a migration for ever", row.id));
+    }
     for row in family.instances.iter().filter(|i| i.status.is_transient()) {
         say(format!("{} is {} for ever", row.id, row.status));
     }
     let active: Vec<&Instance> = family
         .instances
         .iter()
-        .filter(|i| i.replica_state.is_none_or(|state| state == ReplicaState::Active))
+        .filter(|i| {
+            i.part == Part::Whole && i.replica_state.is_none_or(|state| state == ReplicaState::Active)
+        })
         .collect();
     let [active] = active[..] else {
         say(format!("{} instances are active by their rows", active.len()));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tandem_contract::{AccessLevel, InstanceId, ReplicaState, ResourceId, Retry, Style};
-use tandem_manager::model::{InstanceStatus, Operation};
+use tandem_manager::model::{InstanceStatus, Operation, Part};
 use tandem_manager::store::{Store, StoreError};
 use tandem_manager::{BackendState, Caller, Denied, NewReplica, NewRule, NewShare, NewType};
 use uuid::Uuid;
@@ -94,8 +94,10 @@ impl Life<'_> {
     /// The active instance of a share and its site.
     pub async fn active(&self, share: ResourceId) -> (InstanceId, String) {
         let family = self.sim.rows.family(share).await.expect("the store answers");
-        let found =
-            family.instances.iter().find(|i| i.replica_state.is_none_or(|s| s == ReplicaState::Active));
+        let found = family
+            .instances
+            .iter()
+            .find(|i| i.part == Part::Whole && i.replica_state.is_none_or(|s| s == ReplicaState::Active));
         let row = found.expect("a share has an active instance");
         (row.id, row.backend().expect("it is placed").to_owned())
     }

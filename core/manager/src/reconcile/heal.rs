@@ -11,7 +11,7 @@ use crate::chores::Chore;
 use crate::core::SharedCore;
 use crate::denied::Denied;
 use crate::draft::active_of;
-use crate::model::{AccessRulesStatus, Instance, InstanceStatus, Intent};
+use crate::model::{AccessRulesStatus, Instance, InstanceStatus, Intent, Part};
 use crate::run::paused;
 use crate::store::{InstanceQuery, ShareQuery};
 
@@ -71,6 +71,12 @@ async fn remember(core: &SharedCore) -> Result<(), Denied> {
         let ids: Vec<ResourceId> = page.iter().map(|s| s.id).collect();
         let query = InstanceQuery { share_ids: Some(ids), ..InstanceQuery::default() };
         let rows = core.store.instances(&query).await?.items;
+        let left = |row: &&Instance| {
+            row.part != Part::Whole && row.status == InstanceStatus::ErrorDeleting && !row.reset_by_admin
+        };
+        for row in rows.iter().filter(left) {
+            core.board.chores.note(Chore::Leftover(row.id), now);
+        }
         for row in rows.iter().filter(|row| row.access_rules_status == AccessRulesStatus::Error) {
             core.board.chores.note(Chore::Rules(row.id), now);
         }
@@ -97,6 +103,15 @@ async fn still_needed(core: &SharedCore, chore: Chore) -> Result<bool, Denied> {
             }
             if is_up(core, &row) {
                 admit(core, &row, Intent::Repair { instance: id }).await?;
+            }
+        }
+        Chore::Leftover(id) => {
+            let Some(row) = core.store.instance(id).await? else { return Ok(false) };
+            if row.part == Part::Whole || row.reset_by_admin {
+                return Ok(false);
+            }
+            if is_up(core, &row) {
+                admit(core, &row, Intent::Release { instance: id, force: false }).await?;
             }
         }
         Chore::Release(share) => {

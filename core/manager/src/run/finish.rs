@@ -92,6 +92,7 @@ pub(super) fn rows(
             vec![Effect::Gone { instance: *instance }]
         }
         Intent::Release { instance, .. } => {
+            core.board.chores.note(Chore::Leftover(*instance), draft.now);
             note(draft, *instance, false, reason);
             vec![status(*instance, InstanceStatus::ErrorDeleting)]
         }
