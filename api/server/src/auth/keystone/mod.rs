@@ -21,6 +21,8 @@ mod token;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;
 
 use async_trait::async_trait;
 use axum::http::HeaderMap;
