@@ -150,8 +150,8 @@ impl Backend {
         }
     }
 
-    /// Whether its streams cross a network.
-    pub(crate) fn crosses_network(&self) -> bool {
+    /// Whether it runs on another host: its streams cross a network, and its paths are that host's.
+    pub fn crosses_network(&self) -> bool {
         self.0.plugin.crosses_network()
     }
 

@@ -49,8 +49,17 @@ impl Core {
             Ok(backend) => backend,
             Err(error) => return Sides { remark: Some(error.to_string()), ..Sides::default() },
         };
-        let mut sides =
-            Sides { attach: (here.capabilities().attach, there.capabilities().attach), ..Sides::default() };
+        let mut sides = Sides::default();
+        match [&here, &there].into_iter().find(|backend| backend.crosses_network()) {
+            // What is attached there is no path of this host.
+            Some(away) => {
+                sides.remark = Some(format!(
+                    "the driver of back end `{}` runs on another host, where the manager cannot copy",
+                    away.name()
+                ));
+            }
+            None => sides.attach = (here.capabilities().attach, there.capabilities().attach),
+        }
         let Some(migration) = &here.capabilities().migration else { return sides };
         let driver = there.manifest().name.clone();
         if !migration.to_drivers.contains(&driver) || there.capabilities().migration.is_none() {
