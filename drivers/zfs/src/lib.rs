@@ -2,7 +2,7 @@
 //!
 //! A share is a dataset, exported over NFS or reached by its path; a point is a snapshot; a replica follows by `zfs send`
 //! streams that libzfs_core writes and reads. Everything that the driver knows of an instance stands in user properties
-//! of its datasets (see [`image`]); nothing is mounted or exported by the system itself.
+//! of its datasets (module `image`); nothing is mounted or exported by the system itself.
 //!
 //! ```text
 //! POOL/…/PARENT                      the setting `dataset`
