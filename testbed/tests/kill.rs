@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     // The longest first: two run at once.
     for kind in [
         Kind::Promote,
+        Kind::Migrate,
         Kind::Sync,
         Kind::CreateReplica,
         Kind::CreateShare,
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
     }
     trials.push(trial("a_storm".into(), move || storm::run(seed, if long { 150 } else { 12 }, &TABLE)));
     let lives = if long {
-        &[Kind::Promote, Kind::Sync, Kind::CreateReplica, Kind::CreateShare][..]
+        &[Kind::Promote, Kind::Migrate, Kind::Sync, Kind::CreateReplica, Kind::CreateShare][..]
     } else {
         &[Kind::Promote]
     };
@@ -78,7 +79,7 @@ fn main() -> ExitCode {
 /// The same over ZFS, in a guest; one after the other, for there is one set of pools.
 fn on_pools(mut arguments: Arguments, long: bool) -> ExitCode {
     arguments.test_threads = Some(1);
-    let few = [Kind::CreateReplica, Kind::Sync, Kind::Promote];
+    let few = [Kind::CreateReplica, Kind::Sync, Kind::Promote, Kind::Migrate];
     let more = [Kind::DeleteReplica, Kind::CreateShare, Kind::DeleteShare];
     let kinds = few.into_iter().chain(more.into_iter().filter(|_| long));
     let trials = kinds.map(|kind| {

@@ -161,6 +161,13 @@ fn judge(lab: &Lab, kind: Kind, lost: bool) -> String {
         }
         Kind::DeleteReplica => assert_eq!(lab.replicas_of(lab.share()).len(), 1),
         Kind::DeleteShare => assert!(shares.is_empty()),
+        Kind::Migrate => {
+            let now = lab.only_replica(lab.share(), "active");
+            assert_ne!(now, lab.active(), "it is where it was");
+            let share = lab.ask(|api| api.share(lab.share()));
+            assert_eq!(share["task_state"], "migration_success", "{share}");
+            assert!(lab.export(&now).join("last word").exists(), "an acknowledged write is lost");
+        }
     }
     format!("{} by the next start", word(&op["status"]))
 }
@@ -171,6 +178,7 @@ fn unchanged(lab: &Lab, kind: Kind) {
     match kind {
         Kind::CreateShare => assert!(shares.is_empty()),
         Kind::CreateReplica | Kind::DeleteShare => assert_eq!(lab.replicas_of(lab.share()).len(), 1),
+        Kind::Migrate => assert_eq!(lab.only_replica(lab.share(), "active"), lab.active()),
         Kind::Sync | Kind::Promote | Kind::DeleteReplica => {
             assert_eq!(lab.only_replica(lab.share(), "active"), lab.active());
             assert_eq!(lab.in_sync(lab.share()), [lab.replica()]);

@@ -14,7 +14,9 @@ pub mod transfer;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use crate::api::{Answered, Gone};
+use serde_json::json;
+
+use crate::api::{Answered, Gone, word};
 use lab::{Beneath, Lab, Stage};
 
 /// The operations that are killed.
@@ -32,6 +34,8 @@ pub enum Kind {
     DeleteReplica,
     /// `DELETE /shares/{id}`, of a share with one instance left, as Manila wants it.
     DeleteShare,
+    /// `migrate_share`, copied from host to host and completed by itself.
+    Migrate,
 }
 
 impl Kind {
@@ -44,6 +48,7 @@ impl Kind {
             Self::Promote => "promote",
             Self::DeleteReplica => "delete_replica",
             Self::DeleteShare => "delete_share",
+            Self::Migrate => "migrate",
         }
     }
 
@@ -51,7 +56,7 @@ impl Kind {
     pub fn stage(self) -> Stage {
         match self {
             Self::CreateShare => Stage::Nothing,
-            Self::CreateReplica | Self::DeleteShare => Stage::Share,
+            Self::CreateReplica | Self::DeleteShare | Self::Migrate => Stage::Share,
             Self::Sync | Self::Promote | Self::DeleteReplica => Stage::Pair,
         }
     }
@@ -80,8 +85,24 @@ impl Kind {
             }
             Self::DeleteReplica => lab.api.delete_replica(lab.replica()),
             Self::DeleteShare => lab.api.delete_share(lab.share()),
+            Self::Migrate => {
+                lab.write(&lab.api.export(lab.active())?.ok_or(Gone)?, "last word");
+                let body = json!({"migrate_share": {"host": other_pool(lab)?, "force_host_copy": true}});
+                let (status, said) = lab.api.share_action(lab.share(), "2.7", true, &body)?;
+                assert_eq!(status, 202, "{said}");
+                Ok(())
+            }
         }
     }
+}
+
+/// The pool of the share's own zone that it is not on.
+fn other_pool(lab: &Lab) -> Answered<String> {
+    let here = word(&lab.api.share(lab.share())?["host"]);
+    let pools = lab.api.get("v2/scheduler-stats/pools")?;
+    let names = pools["pools"].as_array().into_iter().flatten().map(|pool| word(&pool["name"]));
+    let other = names.into_iter().find(|name| *name != here && !name.contains("@gamma#"));
+    Ok(other.unwrap_or_else(|| panic!("there is no other pool than {here}: {pools}")))
 }
 
 /// One kill and what came of it.
