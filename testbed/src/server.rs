@@ -73,11 +73,24 @@ impl Server {
         }
     }
 
+    /// Starts the server (again) where root sees no more than its modes allow, and waits until it is ready.
+    pub fn launch_without_sight(&mut self) {
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--bounding-set=-dac_override,-dac_read_search", "--"]);
+        setpriv.arg(artifacts::program("tandemd"));
+        self.spawn_by(setpriv, &[]);
+        assert_eq!(self.ready_or_ended(), None, "{}", self.log());
+    }
+
     /// Starts the server (again), with more in its environment, and waits for nothing.
     pub fn spawn(&mut self, environment: &[(&str, &str)]) {
+        self.spawn_by(Command::new(artifacts::program("tandemd")), environment);
+    }
+
+    fn spawn_by(&mut self, mut program: Command, environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
-        let child = Command::new(artifacts::program("tandemd"))
+        let child = program
             .arg("--settings")
             .arg(self.settings())
             .envs(environment.iter().copied())

@@ -11,6 +11,9 @@ use tandem_testbed::client::Openstack;
 use tandem_testbed::server::Server;
 use tandem_testbed::{tree, wait};
 
+/// Slow enough to be met on its way.
+const SLOW: &str = "[manager]\nbandwidth = 15000000\n";
+
 /// A server with one share on alpha, and its type.
 struct Lab {
     server: Server,
@@ -27,6 +30,11 @@ impl Lab {
     fn with(more: &str) -> Self {
         let mut server = Server::prepare_with("directory", |_, root| format!("{{ root = {root:?} }}"), more);
         server.launch();
+        Self::on(server)
+    }
+
+    /// The same on a server that runs already.
+    fn on(server: Server) -> Self {
         let api = Api::new(&server.endpoint());
         let specs = json!({"driver_handles_share_servers": "False"});
         let body = json!({"share_type": {"name": "plain", "extra_specs": specs}});
@@ -88,6 +96,46 @@ impl Lab {
 
     fn begin(&self, backend: &str) {
         assert_eq!(self.act(&start(&self.pool(backend), &[])).0, 202);
+    }
+
+    /// Cancels the newest migration by the native API; its operation.
+    fn cancel_natively(&self) -> String {
+        let op = word(&self.api.operations("kind=migrate").unwrap()[0]["id"]);
+        let _ = self.api.attempt("POST", &format!("v1/operations/{op}/cancel"), &Value::Null).unwrap();
+        op
+    }
+
+    /// Why the newest migration failed.
+    fn why(&self) -> String {
+        self.api.operations("kind=migrate").unwrap()[0]["error"]["message"].to_string()
+    }
+
+    /// `host@backend`.
+    fn service(&self, backend: &str) -> String {
+        let host = word(&self.show()["host"]);
+        format!("{}@{backend}", host.split('@').next().unwrap())
+    }
+
+    /// The storage of a back end is not to be found.
+    fn take_away(&self, backend: &str) {
+        let place = self.server.backend(backend);
+        fs::rename(&place, place.with_extension("away")).unwrap();
+        fs::write(&place, "no folder").unwrap();
+    }
+
+    fn bring_back(&self, backend: &str) {
+        let place = self.server.backend(backend);
+        fs::remove_file(&place).unwrap();
+        fs::rename(place.with_extension("away"), &place).unwrap();
+        self.pool_is_back(backend);
+    }
+
+    fn pool_is_back(&self, backend: &str) {
+        wait::until("the back ends to be up", || {
+            let status = self.api.get("v1/status").unwrap();
+            (status["status"]["backends"]["down"] == 0).then_some(())
+        });
+        let _ = self.pool(backend);
     }
 
     fn instances(&self) -> Vec<Value> {
@@ -336,19 +384,215 @@ fn rules_type_and_quota_follow_the_share() {
 
 #[test]
 fn a_source_that_cannot_be_read_is_given_back() {
-    if tree::is_root() {
-        return;
-    }
-    let lab = Lab::start();
+    let mut lab = Lab::start();
     let secret = lab.export().join("secret");
     fs::write(&secret, "x").unwrap();
     fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
+    if tree::is_root() {
+        lab.server.kill();
+        lab.server.launch_without_sight();
+    }
     lab.begin("beta");
     lab.until("migration_error");
-    let failed = &lab.api.operations("kind=migrate").unwrap()[0];
-    assert!(failed["error"]["message"].to_string().contains("secret"), "{failed}");
+    let why = lab.why();
+    assert!(why.contains("secret"), "{why}");
     lab.at_rest("alpha");
     fs::write(lab.export().join("still"), "writable").unwrap();
+}
+
+#[test]
+fn a_destination_that_fills_up_gives_the_source_back() {
+    if !tree::is_root() {
+        return;
+    }
+    let mut server = Server::prepare_with("directory", |_, root| format!("{{ root = {root:?} }}"), SLOW);
+    // A share of 1 GiB fits when its place is chosen.
+    let disk = Disk::mount(&server.backend("beta"), 1300 << 20);
+    server.launch();
+    let lab = Lab::on(server);
+    let alpha = lab.export();
+    let noise = vec![7_u8; 60 << 20];
+    fs::write(alpha.join("first"), &noise[..20 << 20]).unwrap();
+
+    // In the first phase.
+    lab.begin("beta");
+    lab.until("data_copying_in_progress");
+    disk.fill();
+    lab.until("migration_error");
+    let why = lab.why();
+    assert!(why.contains("space") && why.contains("the source is as it was"), "{why}");
+    fs::write(alpha.join("still"), "writable").unwrap();
+    disk.make_room();
+    lab.at_rest("alpha");
+
+    // In the second.
+    lab.begin("beta");
+    lab.until("data_copying_completed");
+    fs::write(alpha.join("second"), &noise).unwrap();
+    disk.fill();
+    assert_eq!(lab.act(&complete()).0, 202);
+    lab.until("migration_error");
+    assert!(lab.why().contains("space"), "{}", lab.why());
+    fs::write(alpha.join("still"), "writable as before").unwrap();
+    assert_eq!(fs::metadata(alpha.join("second")).unwrap().len(), 60 << 20);
+    disk.make_room();
+    lab.at_rest("alpha");
+}
+
+#[test]
+fn a_destination_that_goes_away_gives_the_source_back() {
+    let mut lab = Lab::with(&format!("{SLOW}pool_interval_seconds = 1\n"));
+    let alpha = lab.export();
+    for n in 0..100 {
+        fs::write(alpha.join(format!("file {n}")), vec![n as u8; 300_000]).unwrap();
+    }
+    // Before it starts: refused at once.
+    lab.take_away("beta");
+    wait::until("beta to be down", || {
+        let (status, said) = lab.act(&start(&lab.service("beta"), &[]));
+        assert!(status == 202 || said.contains("is down"), "{status} {said}");
+        match status {
+            400 => Some(()),
+            _ => {
+                lab.until("migration_error");
+                None
+            }
+        }
+    });
+    fs::write(alpha.join("still"), "writable").unwrap();
+    lab.bring_back("beta");
+    lab.at_rest("alpha");
+
+    // In the first phase, while the server is down as well: what was copied is removed once it can be.
+    lab.begin("beta");
+    lab.until("data_copying_in_progress");
+    lab.server.kill();
+    lab.take_away("beta");
+    lab.server.launch();
+    lab.until("migration_error");
+    fs::write(alpha.join("still"), "writable, 1").unwrap();
+    assert_eq!(lab.show()["status"], "available");
+    lab.bring_back("beta");
+    lab.at_rest("alpha");
+
+    // In the second phase.
+    lab.begin("beta");
+    lab.until("data_copying_completed");
+    lab.take_away("beta");
+    assert_eq!(lab.act(&complete()).0, 202);
+    lab.until("migration_error");
+    fs::write(alpha.join("still"), "writable, 2").unwrap();
+    assert_eq!(lab.show()["status"], "available");
+    lab.bring_back("beta");
+    lab.at_rest("alpha");
+}
+
+#[test]
+fn cancelled_at_each_step_the_source_is_as_before() {
+    let lab = Lab::with(SLOW);
+    let alpha = lab.export();
+    for n in 0..40 {
+        fs::write(alpha.join(format!("file {n}")), vec![n as u8; 300_000]).unwrap();
+    }
+    for (n, at) in
+        ["migration_starting", "data_copying_in_progress", "data_copying_completed", "migration_completing"]
+            .iter()
+            .enumerate()
+    {
+        lab.begin("beta");
+        if n > 0 {
+            lab.until(if n == 3 { "data_copying_completed" } else { at });
+        }
+        if n == 3 {
+            // So much that the second phase takes its time.
+            fs::write(alpha.join("more"), vec![1_u8; 40 << 20]).unwrap();
+            assert_eq!(lab.act(&complete()).0, 202);
+            lab.until(at);
+        }
+        // Manila takes it in some states, the native API in all.
+        lab.cancel_natively();
+        lab.until("migration_cancelled");
+        fs::write(alpha.join("still"), *at).unwrap();
+        lab.at_rest("alpha");
+    }
+    // And whenever it comes to that in the second phase: it is cancelled or done.
+    lab.begin("beta");
+    lab.until("data_copying_completed");
+    assert_eq!(lab.act(&complete()).0, 202);
+    let op = lab.cancel_natively();
+    wait::until("its end", || {
+        let status = lab.api.operation(&op).unwrap()["status"].clone();
+        (status == "done" || status == "cancelled").then_some(())
+    });
+    let backend = if lab.task() == "migration_success" { "beta" } else { "alpha" };
+    fs::write(lab.export().join("still"), "there").unwrap();
+    lab.at_rest(backend);
+}
+
+#[test]
+fn twenty_thousand_files_arrive() {
+    let lab = Lab::start();
+    let alpha = lab.export();
+    for folder in 0..100 {
+        let folder = alpha.join(format!("{folder:02}"));
+        fs::create_dir(&folder).unwrap();
+        for n in 0..200 {
+            fs::write(folder.join(format!("{n}")), format!("{n}\n").repeat(n)).unwrap();
+        }
+    }
+    let kept = tempfile::tempdir().unwrap();
+    let reference = kept.path().join("reference");
+    copy(&alpha, &reference);
+    lab.begin("beta");
+    lab.until("data_copying_completed");
+    assert_eq!(lab.act(&complete()).0, 202);
+    lab.until("migration_success");
+    assert_equal(&reference, &lab.export());
+    lab.at_rest("beta");
+}
+
+/// A file system of its own that can be filled.
+struct Disk {
+    place: PathBuf,
+    _image: tempfile::NamedTempFile,
+}
+
+impl Disk {
+    fn mount(place: &Path, bytes: u64) -> Self {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(bytes).unwrap();
+        fs::create_dir_all(place).unwrap();
+        let path = image.path().to_str().unwrap();
+        run("mkfs.ext4", &["-q", "-m", "0", "-E", "lazy_itable_init=1,nodiscard", path]);
+        run("mount", &["-o", "loop", path, place.to_str().unwrap()]);
+        Self { place: place.to_owned(), _image: image }
+    }
+
+    fn fill(&self) {
+        let free = rustix::fs::statvfs(&self.place).unwrap();
+        let bytes = free.f_bavail * free.f_frsize;
+        let ballast = fs::File::create(self.place.join("ballast")).unwrap();
+        let flags = rustix::fs::FallocateFlags::empty();
+        let mut length = bytes;
+        while rustix::fs::fallocate(&ballast, flags, 0, length).is_err() {
+            length -= 1 << 20;
+        }
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.place.join("ballast")).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        run("umount", &["-l", self.place.to_str().unwrap()]);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let status = std::process::Command::new(program).args(arguments).status().unwrap();
+    assert!(status.success(), "{program} {arguments:?}: {status}");
 }
 
 #[test]
@@ -383,8 +627,7 @@ fn killed_at_any_moment_it_goes_on_and_a_cancel_ends_it() {
     // Cancelled while it copies, by the native API, which takes it at any time.
     lab.begin("alpha");
     wait::until("the copy", || (lab.task() == "data_copying_in_progress").then_some(()));
-    let op = word(&lab.api.operations("kind=migrate&unfinished=true").unwrap()[0]["id"]);
-    lab.api.post(&format!("v1/operations/{op}/cancel"), &Value::Null).unwrap();
+    let op = lab.cancel_natively();
     lab.until("migration_cancelled");
     let ended = lab.api.operation(&op).unwrap();
     assert_eq!((&ended["status"], &ended["progress"]), (&json!("cancelled"), &Value::Null));

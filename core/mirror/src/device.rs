@@ -56,6 +56,10 @@ fn length(file: &File) -> rustix::io::Result<u64> {
     seek(file, SeekFrom::End(0))
 }
 
+fn phase(write: bool) -> &'static str {
+    if write { "copy" } else { "prove" }
+}
+
 struct Copy<'a> {
     from: &'a File,
     to: &'a File,
@@ -68,21 +72,37 @@ struct Copy<'a> {
 impl Copy<'_> {
     /// Compares everything; answers how many bytes differed, and writes those when asked to.
     fn run(&self, write: bool) -> Result<u64> {
-        let whole = vec![Extent { start: 0, end: self.size }];
+        let whole = [Extent { start: 0, end: self.size }];
         let data = extents(self.from.as_fd(), self.size).at("look for holes in", self.from_path)?;
+        let there = extents(self.to.as_fd(), self.size).at("look for holes in", self.to_path)?;
+        let there = there.as_deref().unwrap_or(&whole);
         let (mut at, mut differed) = (0, 0);
-        for extent in data.unwrap_or(whole).into_iter().chain([Extent { start: self.size, end: self.size }]) {
-            differed += self.range(at, extent.start, true, write)?;
+        let end = Extent { start: self.size, end: self.size };
+        for extent in data.as_deref().unwrap_or(&whole).iter().chain([&end]) {
+            differed += self.hole(at, extent.start, there, write)?;
             differed += self.range(extent.start, extent.end, false, write)?;
             at = extent.end;
         }
         Ok(differed)
     }
 
+    /// Nothing lies there in the source: where the destination has nothing either, neither is read.
+    fn hole(&self, from: u64, to: u64, there: &[Extent], write: bool) -> Result<u64> {
+        let (mut at, mut differed) = (from, 0);
+        let first = there.partition_point(|extent| extent.end <= from);
+        for extent in there[first..].iter().take_while(|extent| extent.start < to) {
+            let (start, end) = (extent.start.max(from), extent.end.min(to));
+            self.control.add(phase(write), start - at, self.from_path);
+            differed += self.range(start, end, true, write)?;
+            at = end;
+        }
+        self.control.add(phase(write), to.saturating_sub(at), self.from_path);
+        Ok(differed)
+    }
+
     /// One run of bytes; of a hole, the source is known to be zeros.
     fn range(&self, from: u64, to: u64, hole: bool, write: bool) -> Result<u64> {
         let (mut here, mut there) = (vec![0; PIECE], vec![0; PIECE]);
-        let phase = if write { "copy" } else { "prove" };
         let (mut at, mut differed) = (from, 0);
         while at < to {
             self.control.check()?;
@@ -99,7 +119,7 @@ impl Copy<'_> {
                 }
             }
             at += len as u64;
-            self.control.add(phase, len as u64, self.from_path);
+            self.control.add(phase(write), len as u64, self.from_path);
         }
         Ok(differed)
     }
