@@ -208,13 +208,17 @@ impl<'a> Copier<'a> {
             (to, known.map_or(Old::Unknown, |(_, old)| Old::Known(&old.chunks)))
         } else {
             let (here, name) = self.dest.parent(path).at("open the folder of", path)?;
-            match unlinkat(here, name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(Errno::ISDIR | Errno::PERM) => remove(here, name, &|| self.control.cancelled())?,
-                Err(e) => return Err(e).at("replace", path),
-            }
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let to = openat(here, name, flags, Mode::RUSR | Mode::WUSR).at("create", path)?;
+            let mut made = openat(here, name, flags, Mode::RUSR | Mode::WUSR);
+            if made.as_ref().err() == Some(&Errno::EXIST) {
+                match unlinkat(here, name, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(Errno::ISDIR | Errno::PERM) => remove(here, name, &|| self.control.cancelled())?,
+                    Err(e) => return Err(e).at("replace", path),
+                }
+                made = openat(here, name, flags, Mode::RUSR | Mode::WUSR);
+            }
+            let to = made.at("create", path)?;
             let shared = content.size >= WORTH_SHARING && !self.no_sharing && {
                 let shared = ioctl_ficlone(&to, file).is_ok();
                 self.no_sharing = !shared;
@@ -222,7 +226,10 @@ impl<'a> Copier<'a> {
             };
             (to, if shared { Old::Shared } else { Old::Nothing })
         };
-        ftruncate(&to, content.size).at("set the length of", path)?;
+        // A new file without holes gets its length by being written.
+        if !matches!(old, Old::Nothing) || content.extents.is_some() {
+            ftruncate(&to, content.size).at("set the length of", path)?;
+        }
         self.report.copied += 1;
         content.chunks = self.chunks(file, &to, content, &old, path)?;
         if patch {

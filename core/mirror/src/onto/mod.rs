@@ -227,11 +227,20 @@ impl Work<'_> {
                 }
             }
         }
+        let threads = if todo.len() < 16 { 1 } else { self.control.threads() };
         let next = AtomicUsize::new(0);
+        // Those taken at the same time lie far apart: in one folder, threads would wait for each other.
+        let stretch = todo.len().div_ceil(threads);
+        let apart = |n: usize| (n % threads) * stretch + n / threads;
         let work = || -> Result<(Vec<(usize, Entry)>, Pass)> {
             let mut copier = file::Copier::new(self.mirror.source, self.mirror.dest, self.me, self.control);
             let mut made = Vec::new();
-            while let Some((slot, job)) = todo.get(next.fetch_add(1, Atomic::Relaxed)) {
+            loop {
+                let n = next.fetch_add(1, Atomic::Relaxed);
+                if n >= stretch * threads {
+                    break;
+                }
+                let Some((slot, job)) = todo.get(apart(n)) else { continue };
                 self.control.check()?;
                 if let Some(entry) = copier.copy(&job.met, job.there.as_ref(), job.earlier.as_ref())? {
                     made.push((*slot, entry));
@@ -239,7 +248,6 @@ impl Work<'_> {
             }
             Ok((made, copier.report))
         };
-        let threads = if todo.len() < 16 { 1 } else { self.control.threads() };
         let mut done = Vec::new();
         if threads == 1 {
             done.push(work()?);
