@@ -84,6 +84,10 @@ fn install(workspace: &Workspace, release: bool, state: &Path) -> Result<()> {
         if let Some(library) = driver.library() {
             place(&artifacts.join(&library), &plugins.join(&library), 0o644)?;
         }
+        // What a driver runs lies beside its library.
+        for program in driver.programs() {
+            place(&artifacts.join(program), &plugins.join(program), 0o755)?;
+        }
     }
     Ok(())
 }

@@ -97,6 +97,11 @@ impl Package {
         let target = self.targets.iter().find(|t| t.kinds.iter().any(|k| k == "cdylib"))?;
         Some(format!("lib{}.so", target.name.replace('-', "_")))
     }
+
+    /// The names of the programs it builds.
+    pub(crate) fn programs(&self) -> impl Iterator<Item = &str> {
+        self.targets.iter().filter(|t| t.kinds.iter().any(|k| k == "bin")).map(|t| t.name.as_str())
+    }
 }
 
 /// Parses a JSON document that cargo printed.

@@ -17,6 +17,11 @@ const PACKAGES: &[&str] = &[
     "nfs-common",
     "lvm2",
     "thin-provisioning-tools",
+    "xfsprogs",
+    // For the bindings to LVM's library.
+    "liblvm2-dev",
+    "bindgen",
+    "libclang1",
     "drbd-utils",
     "ocfs2-tools",
     "util-linux",

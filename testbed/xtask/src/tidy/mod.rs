@@ -1,5 +1,6 @@
 //! `cargo xtask tidy`: rules that are executed, not remembered. `docs/architecture.md` says why each exists.
 
+mod bindings;
 mod files;
 mod layers;
 mod links;
@@ -27,6 +28,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 pub(crate) fn rules(workspace: &Workspace, report: &mut Report) {
     report.step("tidy: layout", || verdict(files::check(workspace)?));
     report.step("tidy: layers", || verdict(layers::check(workspace)?));
+    report.step("tidy: bindings", || bindings::check(workspace));
     report.step("tidy: links", || verdict(links::check(workspace)?));
     report.step("tidy: third party", || {
         let remark = third_party::check(workspace)?;

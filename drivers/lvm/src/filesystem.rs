@@ -1,0 +1,142 @@
+//! File systems on volumes: made, grown.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tandem_sdk::command::Command;
+use tandem_sdk::{Error, ErrorKind, OpContext, Result, Retry, schemars};
+
+/// Making and growing writes little, but a busy pool is slow.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// Repairs ext4.
+const CHECKER: &str = "/usr/sbin/e2fsck";
+
+/// The file system of a share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Filesystem {
+    /// ext4.
+    #[default]
+    Ext4,
+    /// XFS, for shares of 300 MiB and more.
+    Xfs,
+}
+
+impl Filesystem {
+    /// Its name, as `mount` takes it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+        }
+    }
+
+    /// The file system of a name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::Ext4, Self::Xfs].into_iter().find(|fs| fs.as_str() == name)
+    }
+
+    /// The smallest volume that can bear one. Bytes.
+    pub(crate) const fn smallest(self) -> u64 {
+        match self {
+            Self::Ext4 => 16 << 20,
+            Self::Xfs => 300 << 20,
+        }
+    }
+
+    const fn maker(self) -> &'static str {
+        match self {
+            Self::Ext4 => "/usr/sbin/mkfs.ext4",
+            Self::Xfs => "/usr/sbin/mkfs.xfs",
+        }
+    }
+
+    const fn grower(self) -> &'static str {
+        match self {
+            Self::Ext4 => "/usr/sbin/resize2fs",
+            Self::Xfs => "/usr/sbin/xfs_growfs",
+        }
+    }
+
+    /// Refuses a file system whose tools are not installed.
+    pub(crate) fn require_tools(self) -> Result<()> {
+        let missing = [self.maker(), self.grower()].into_iter().find(|tool| !Path::new(tool).exists());
+        match missing {
+            None => Ok(()),
+            Some(tool) => Err(Error::unavailable(format!(
+                "a share with the file system {} needs {tool}, which is not installed",
+                self.as_str()
+            ))
+            .retry(Retry::AfterOperator)),
+        }
+    }
+
+    /// Makes one on a thin volume that was never written to: what reads as zeros need not be written as such, and would
+    /// take room.
+    pub(crate) async fn make(self, cx: &OpContext, node: &str) -> Result<()> {
+        self.require_tools()?;
+        let args: &[&str] = match self {
+            Self::Ext4 => {
+                &["-q", "-F", "-m", "0", "-e", "remount-ro", "-E", "nodiscard,assume_storage_prezeroed=1"]
+            }
+            Self::Xfs => &["-q", "-f", "-K"],
+        };
+        let done = Command::new(self.maker()).args(args).arg(node).deadline(LONGEST).run(cx).await;
+        done.map(drop).map_err(|e| refused(&format!("the file system on `{node}` could not be made"), e))
+    }
+
+    /// Brings it in order after a power cut or an error of its volume, before it is mounted. Quick where nothing is wrong.
+    pub(crate) async fn repair(self, cx: &OpContext, node: &str) -> Result<()> {
+        if self == Self::Xfs {
+            return Ok(()); // its log is replayed by the mount
+        }
+        let ended = Command::new(CHECKER).args(["-p", node]).deadline(LONGEST).run_any(cx).await?;
+        // e2fsck(8): 1 is "errors corrected", 2 "reboot", for a root file system.
+        match ended.status.code() {
+            Some(0..=3) => Ok(()),
+            _ => Err(refused(
+                &format!("the file system on `{node}` is damaged beyond what is repaired without being asked; check it with fsck"),
+                ended.into_error(),
+            )
+            .retry(Retry::AfterOperator)),
+        }
+    }
+
+    /// Lets it fill its volume, while it is mounted and written to. What fills it already is left alone.
+    pub(crate) async fn grow(self, cx: &OpContext, node: &str, mounted: &Path) -> Result<()> {
+        self.require_tools()?;
+        let tool = Command::new(self.grower()).deadline(LONGEST);
+        let tool = match self {
+            Self::Ext4 => tool.arg(node),
+            Self::Xfs => tool.arg("-d").arg(mounted),
+        };
+        let done = tool.run(cx).await;
+        done.map(drop).map_err(|e| refused(&format!("the file system on `{node}` could not be grown"), e))
+    }
+}
+
+/// A tool failed: that is no defect of the driver's, and a person may have to look.
+fn refused(what: &str, e: Error) -> Error {
+    match e.kind {
+        ErrorKind::Cancelled | ErrorKind::Unavailable => e,
+        _ => {
+            let error = Error::unavailable(format!("{what}: {}", e.message));
+            e.context.into_iter().fold(error, |error, (name, value)| error.with(name, value))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back() {
+        for fs in [Filesystem::Ext4, Filesystem::Xfs] {
+            assert_eq!(Filesystem::named(fs.as_str()), Some(fs));
+        }
+        assert_eq!(Filesystem::named("btrfs"), None);
+    }
+}

@@ -1,0 +1,433 @@
+//! Instances: made, resized, served, attached, removed.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use tandem_sdk::contract::{
+    AccessReport, AccessSpec, Attach, AttachKind, Attachment, Capabilities, CreateInstance, DeleteInstance,
+    Detach, EnsureInstance, InstanceId, InstanceInfo, InstanceSpec, Observation, ObserveInstance, Outcome,
+    Pool, ResizeInstance, ResourceKind, UpdateAccess,
+};
+use tandem_sdk::{Attachable, Client, Driver, Error, Exporter, OpContext, Result};
+
+use crate::image::{Found, Image};
+use crate::meta::{Attached, MARK, Meta};
+use crate::mount::failed;
+use crate::report::{LVS, Volume};
+use crate::worker::{Setup, Worker};
+use crate::{Config, Filesystem, Inner, Lvm, names, observe, program, store, system};
+
+/// The largest share. ext4 and XFS could be larger, but not checked or repaired in a time that anybody would wait.
+const LARGEST: u64 = 64 << 40;
+
+impl Driver for Lvm {
+    const NAME: &'static str = "lvm";
+    const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+    const SUMMARY: &'static str = "LVM thin volumes with ext4 or XFS, exported over NFS.";
+    type Config = Config;
+
+    async fn open(config: Config) -> Result<Self> {
+        let share_mode = config.check()?;
+        let exporter = Exporter::new(&config.export)?;
+        config.filesystem.require_tools()?;
+        let udev = system::has_udev();
+        let setup = Setup {
+            program: program::find(config.worker.as_deref())?,
+            system: system::write(&config, udev)?,
+            udev,
+        };
+        let inner = Inner { worker: Worker::new(setup), config, share_mode, exporter };
+        let pool = inner.config.of_group(&inner.config.thin_pool);
+        let words: Vec<&str> = LVS.iter().copied().chain([pool.as_str()]).collect();
+        let report = inner.worker.report_at_open(&words).await?;
+        if !inner.pool_of(&report)?.zeroes() {
+            return Err(Error::invalid(format!(
+                "the thin pool `{pool}` does not zero what it hands out, so that a share could read what another one \
+                 left; switch it on with `lvchange --zero y {pool}`"
+            ))
+            .retry(tandem_sdk::Retry::AfterOperator));
+        }
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        observe::capabilities(&self.inner)
+    }
+
+    async fn pools(&self, cx: &OpContext) -> Result<Vec<Pool>> {
+        self.inner.pools(cx).await
+    }
+
+    async fn list_instances(&self, cx: &OpContext) -> Result<Vec<InstanceId>> {
+        self.inner.instances(cx).await
+    }
+
+    async fn observe_instance(&self, cx: &OpContext, call: ObserveInstance) -> Result<Option<Observation>> {
+        self.inner.observe(cx, call.instance).await
+    }
+
+    async fn create_instance(&self, cx: &OpContext, call: CreateInstance) -> Result<Outcome<InstanceInfo>> {
+        self.inner.create(cx, &call.spec).await
+    }
+
+    async fn resize_instance(&self, cx: &OpContext, call: ResizeInstance) -> Result<Outcome<InstanceInfo>> {
+        self.inner.resize(cx, &call).await
+    }
+
+    async fn delete_instance(&self, cx: &OpContext, call: DeleteInstance) -> Result<Outcome<()>> {
+        self.inner.delete(cx, call.instance).await
+    }
+
+    async fn update_access(&self, cx: &OpContext, call: UpdateAccess) -> Result<Outcome<AccessReport>> {
+        let mut locked = self.inner.lock_existing(cx, call.instance).await?;
+        let image = &mut locked.image;
+        let rose = image.meta.see(call.epoch)?;
+        let report = self.inner.exporter.report(&call.access);
+        let before = (image.meta.read_only, image.meta.clients.clone());
+        image.meta.read_only = call.access.read_only;
+        // As granted; what holds now is decided when it is served.
+        let granted = AccessSpec { read_only: false, ..call.access };
+        image.meta.clients =
+            if self.inner.exporter.access_types().is_empty() { Vec::new() } else { Client::all(&granted) };
+        let changed = before != (image.meta.read_only, image.meta.clients.clone());
+        self.inner.save(cx, image).await?;
+        // Only what is served already: after a boot the epoch is to be confirmed first.
+        let reachable = self.inner.mounted(image).is_some();
+        let served = if reachable { self.inner.serve(cx, image).await? } else { false };
+        Ok(outcome(changed || served || rose, report))
+    }
+
+    async fn ensure_instance(&self, cx: &OpContext, call: EnsureInstance) -> Result<Outcome<InstanceInfo>> {
+        let mut locked = self.inner.lock_existing(cx, call.instance).await?;
+        let image = &mut locked.image;
+        let rose = image.meta.see(call.epoch)?;
+        self.inner.save(cx, image).await?;
+        let changed = self.inner.serve(cx, image).await?;
+        Ok(outcome(rose || changed, self.inner.info(image)))
+    }
+}
+
+impl Attachable for Lvm {
+    async fn attach(&self, cx: &OpContext, call: Attach) -> Result<Outcome<Attachment>> {
+        let inner = &self.inner;
+        let mut locked = inner.lock_existing(cx, call.instance).await?;
+        let image = &mut locked.image;
+        image.meta.see(call.epoch)?;
+        if !image.meta.made {
+            return Err(Error::conflict(format!("instance {} is not whole; make it again", call.instance)));
+        }
+        let wanted = if call.read_only { Attached::ReadOnly } else { Attached::ReadWrite };
+        let was = image.meta.attached;
+        if let Some(was) = was.filter(|was| *was != wanted) {
+            return Err(Error::conflict(format!(
+                "instance {} is attached {}; detach it before it is attached {}",
+                call.instance,
+                was.as_str(),
+                wanted.as_str()
+            )));
+        }
+        image.meta.attached = Some(wanted);
+        inner.save(cx, image).await?;
+        if inner.mounted(image).is_none() {
+            inner.unmount(cx, image).await?;
+            let read_only = !image.meta.is_writable();
+            inner.mount(cx, image, read_only).await?;
+        }
+        let path = inner.path(call.instance).to_string_lossy().into_owned();
+        Ok(outcome(was.is_none(), Attachment { kind: AttachKind::Tree, path }))
+    }
+
+    async fn detach(&self, cx: &OpContext, call: Detach) -> Result<Outcome<()>> {
+        let inner = &self.inner;
+        let Some(mut locked) = inner.lock(cx, call.instance).await? else {
+            return Ok(Outcome::Unchanged(()));
+        };
+        let image = &mut locked.image;
+        let was = image.meta.attached.take();
+        // A share that is not exported was mounted for this alone.
+        if was.is_some() && !inner.is_exported(image) {
+            inner.take_away(cx, image).await?;
+        }
+        inner.save(cx, image).await?;
+        Ok(outcome(was.is_some(), ()))
+    }
+}
+
+/// `Changed` or `Unchanged`.
+pub(crate) fn outcome<T>(changed: bool, value: T) -> Outcome<T> {
+    if changed { Outcome::Changed(value) } else { Outcome::Unchanged(value) }
+}
+
+/// The file system that a spec asks for.
+fn filesystem(spec: &InstanceSpec, usual: Filesystem) -> Result<Filesystem> {
+    let mut found = usual;
+    for (key, value) in &spec.options {
+        let named = value.as_str().and_then(Filesystem::named);
+        match (key.as_str(), named) {
+            ("filesystem", Some(named)) => found = named,
+            ("filesystem", None) => {
+                return Err(Error::invalid(format!(
+                    "the extra spec `lvm:filesystem` is {value}; it is `ext4` or `xfs`"
+                )));
+            }
+            _ => {
+                return Err(Error::invalid(format!(
+                    "the extra spec `lvm:{key}` = {value} is unknown; there is `lvm:filesystem`"
+                )));
+            }
+        }
+    }
+    Ok(found)
+}
+
+impl Inner {
+    fn check(&self, spec: &InstanceSpec) -> Result<Filesystem> {
+        if spec.kind != ResourceKind::Share {
+            return Err(Error::unsupported("the LVM driver keeps shares only"));
+        }
+        if spec.protocol != "NFS" {
+            return Err(Error::unsupported(format!(
+                "the LVM driver serves NFS only, not `{}`",
+                spec.protocol
+            )));
+        }
+        if spec.pool != self.config.pool() {
+            return Err(Error::invalid(format!(
+                "there is no pool `{}`; it is `{}`",
+                spec.pool,
+                self.config.pool()
+            )));
+        }
+        if spec.replication.is_some() {
+            return Err(Error::unsupported(
+                "the LVM driver does not replicate yet; use a share type without `replication_type`, or another back end",
+            ));
+        }
+        let filesystem = filesystem(spec, self.config.filesystem)?;
+        check_size(spec.size_bytes, filesystem)?;
+        filesystem.require_tools()?;
+        Ok(filesystem)
+    }
+
+    /// Refuses to take more of a thin pool that is nearly full: once it is full, every share in it fails.
+    fn require_room(&self, pool: &Volume) -> Result<()> {
+        let limit = u32::from(self.config.refuse_percent) * 100;
+        let name = self.config.of_group(&self.config.thin_pool);
+        for (what, full) in [("data", pool.data), ("metadata", pool.metadata)] {
+            if let Some(full) = full.filter(|full| *full >= limit) {
+                return Err(Error::out_of_space(format!(
+                    "the {what} of the thin pool `{name}` is {} % full, and from {} % on nothing more is promised; extend \
+                     it with `lvextend`, or delete shares",
+                    full / 100,
+                    self.config.refuse_percent
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    async fn create(&self, cx: &OpContext, spec: &InstanceSpec) -> Result<Outcome<InstanceInfo>> {
+        let filesystem = self.check(spec)?;
+        let (id, meta) = (spec.instance, Meta::new(spec, filesystem));
+        let lock = self.lock_file(id)?;
+        match self.look(cx, id).await? {
+            Found::Foreign => {
+                return Err(Error::conflict(format!(
+                    "the volume `{}` bears the name of an instance but none of Tandem's tags; rename it",
+                    self.of(id)
+                )));
+            }
+            Found::Instance(mut image) => {
+                if let Some(done) = self.again(cx, &mut image, &meta).await? {
+                    return Ok(done);
+                }
+            }
+            Found::Nothing => {}
+        }
+        // Read anew: other shares were made meanwhile.
+        let report = self.all(cx).await?;
+        self.require_room(self.pool_of(&report)?)?;
+        self.make(cx, &meta).await?;
+        let mut image = self.existing(cx, id).await?;
+        self.fill(cx, &mut image).await?;
+        drop(lock);
+        Ok(Outcome::Changed(self.info(&image)))
+    }
+
+    /// The instance is there already. `None` when it was half made, and is gone now.
+    async fn again(
+        &self,
+        cx: &OpContext,
+        image: &mut Image,
+        meta: &Meta,
+    ) -> Result<Option<Outcome<InstanceInfo>>> {
+        if meta.epoch < image.meta.epoch {
+            return Err(Error::stale_epoch(meta.epoch, image.meta.epoch));
+        }
+        if image.meta.birth != meta.birth || image.meta.deleting {
+            return Err(Error::conflict(format!(
+                "instance {} exists already, and is not what this call would make; delete it or use another id",
+                meta.birth.instance
+            ))
+            .with("exists_for_resource", image.meta.birth.resource)
+            .with("exists_with_bytes", image.meta.birth.size_bytes));
+        }
+        if !image.meta.made {
+            // Nobody has ever used it, and only a volume that was never written to reads as zeros.
+            self.remove(cx, image).await?;
+            return Ok(None);
+        }
+        self.serve(cx, image).await?;
+        Ok(Some(Outcome::Unchanged(self.info(image))))
+    }
+
+    /// Makes the volume, with all its tags from the first moment on.
+    async fn make(&self, cx: &OpContext, meta: &Meta) -> Result<()> {
+        let (name, size) = (names::of_instance(meta.birth.instance), format!("{}b", meta.size_bytes));
+        let tags = meta.tags()?;
+        // A boot does not activate it (-k y), this does (-K).
+        let mut words = vec!["lvcreate", "-y", "--type", "thin", "-k", "y", "-K", "-n", &name, "-V", &size];
+        words.extend(tags.iter().flat_map(|tag| ["--addtag", tag.as_str()]));
+        words.extend(["--thinpool", &self.config.thin_pool, &self.config.group]);
+        self.worker.run(cx, &words).await
+    }
+
+    /// Gives a new instance its file system, and serves it.
+    async fn fill(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
+        self.activate(cx, image).await?;
+        image.meta.birth.filesystem.make(cx, &image.volume.node).await?;
+        self.mount(cx, image, false).await?;
+        // Nobody finds it before its root is as it should be, and on the disks.
+        let (path, mode) = (self.path(image.meta.birth.instance), self.share_mode);
+        cx.blocking(move |_| {
+            // fsck makes it anew when it needs it.
+            let _ = std::fs::remove_dir(path.join("lost+found"));
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))
+                .map_err(|e| failed("set the permissions of", &path, &e))?;
+            let root = std::fs::File::open(&path).map_err(|e| failed("open", &path, &e))?;
+            rustix::fs::syncfs(&root).map_err(|e| failed("flush", &path, &e.into()))
+        })
+        .await?;
+        image.meta.made = true;
+        self.save(cx, image).await?;
+        self.serve(cx, image).await.map(drop)
+    }
+
+    async fn resize(&self, cx: &OpContext, call: &ResizeInstance) -> Result<Outcome<InstanceInfo>> {
+        let mut locked = self.lock_existing(cx, call.instance).await?;
+        let image = &mut locked.image;
+        let rose = image.meta.see(call.epoch)?;
+        check_size(call.size_bytes, image.meta.birth.filesystem)?;
+        if call.size_bytes < image.meta.size_bytes {
+            return Err(Error::unsupported(format!(
+                "instance {} is {} bytes large and cannot shrink to {}: file systems on LVM grow only; make a smaller \
+                 share and move the files",
+                call.instance, image.meta.size_bytes, call.size_bytes
+            )));
+        }
+        let grows = call.size_bytes > image.meta.size_bytes;
+        if grows {
+            self.require_room(&image.pool)?;
+            image.meta.size_bytes = call.size_bytes;
+            image.meta.growing = true;
+        }
+        self.save(cx, image).await?;
+        let grown = image.meta.growing;
+        self.grow(cx, image).await?;
+        Ok(outcome(grows || grown || rose, self.info(image)))
+    }
+
+    /// Removes an instance and every trace of it.
+    async fn delete(&self, cx: &OpContext, id: InstanceId) -> Result<Outcome<()>> {
+        match self.look(cx, id).await? {
+            Found::Nothing | Found::Foreign => {
+                let (path, exporter) = (self.path(id), self.exporter.clone());
+                // A killed deletion may have left its export, its folder or its lock.
+                let closed = self.exporter.close(cx, &id.to_string(), &path).await?;
+                let unmounted = if path.exists() {
+                    cx.blocking(move |_| crate::mount::unmount(&path, &exporter)).await?
+                } else {
+                    false
+                };
+                let _ = std::fs::remove_file(self.lock_path(id));
+                return Ok(outcome(closed || unmounted, ()));
+            }
+            Found::Instance(_) => {}
+        }
+        let Some(mut locked) = self.lock(cx, id).await? else { return Ok(Outcome::Unchanged(())) };
+        self.remove(cx, &mut locked.image).await?;
+        let _ = std::fs::remove_file(self.lock_path(id));
+        tracing::info!(instance = %id, "Deleted the instance.");
+        Ok(Outcome::Changed(()))
+    }
+
+    /// Takes an instance away and removes its volume.
+    async fn remove(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
+        let id = image.meta.birth.instance;
+        image.meta.deleting = true;
+        image.meta.attached = None;
+        self.save(cx, image).await?;
+        self.take_away(cx, image).await?;
+        // By name and mark: should it have become somebody else's meanwhile, it stays.
+        let marked = format!("lv_tags={MARK}");
+        self.worker.run(cx, &["lvremove", "-y", "-S", &marked, &self.of(id)]).await?;
+        match self.look(cx, id).await? {
+            Found::Instance(_) => Err(store::still_there(id)),
+            Found::Nothing | Found::Foreign => Ok(()),
+        }
+    }
+}
+
+fn check_size(bytes: u64, filesystem: Filesystem) -> Result<()> {
+    if (filesystem.smallest()..=LARGEST).contains(&bytes) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{bytes} bytes are no size of a share with {}: it is at least {} MiB and at most {} TiB large",
+        filesystem.as_str(),
+        filesystem.smallest() >> 20,
+        LARGEST >> 40
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tandem_sdk::ErrorKind;
+
+    fn spec(options: serde_json::Value) -> InstanceSpec {
+        serde_json::from_value(serde_json::json!({
+            "instance": "6dbf1d2c-95a4-4be5-a0cc-96f8b6e3b4a1",
+            "resource": "6dbf1d2c-95a4-4be5-a0cc-96f8b6e3b4a2",
+            "kind": "share", "pool": "g", "size_bytes": 1, "protocol": "NFS", "epoch": 3, "options": options
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn extra_specs_name_the_file_system() {
+        let of = |json| filesystem(&spec(json), Filesystem::Ext4);
+        assert_eq!(of(serde_json::json!({})).unwrap(), Filesystem::Ext4);
+        assert_eq!(of(serde_json::json!({"filesystem": "xfs"})).unwrap(), Filesystem::Xfs);
+        for wrong in [
+            serde_json::json!({"filesystem": "btrfs"}),
+            serde_json::json!({"filesystem": 4}),
+            serde_json::json!({"chunk": "64k"}),
+        ] {
+            assert_eq!(of(wrong.clone()).unwrap_err().kind, ErrorKind::InvalidArgument, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_bounds() {
+        for (bytes, fs, fine) in [
+            (1 << 30, Filesystem::Xfs, true),
+            (100 << 20, Filesystem::Xfs, false),
+            (100 << 20, Filesystem::Ext4, true),
+            (0, Filesystem::Ext4, false),
+            (u64::MAX, Filesystem::Ext4, false),
+        ] {
+            assert_eq!(check_size(bytes, fs).is_ok(), fine, "{bytes}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Mounting: by the driver alone, under its own folder. Nothing in /etc/fstab, and volumes are not activated by a boot, so
+//! that nothing is mounted before the server has confirmed the epoch.
+
+use std::ffi::CStr;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+use tandem_sdk::{Error, Exporter, Result, Retry};
+
+use crate::Filesystem;
+
+/// How often, and how far apart, a busy mount is tried.
+const TRIES: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(50);
+/// Neither devices nor programs that change the user come from a share.
+const FLAGS: MountFlags = MountFlags::NODEV.union(MountFlags::NOSUID);
+
+/// What is mounted at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mounted {
+    /// Major and minor number of the device.
+    pub(crate) device: (u32, u32),
+    /// Mounted read-only.
+    pub(crate) read_only: bool,
+    /// The file system takes no more writes since it met an error.
+    pub(crate) stopped: bool,
+}
+
+/// What is mounted at a path.
+pub(crate) fn mounted(path: &Path) -> Option<Mounted> {
+    let mut there = read(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(), path)?;
+    there.stopped |= has_ext4_errors(there.device);
+    Some(there)
+}
+
+/// Whether ext4 has met errors since it was last checked. It stops writing at the first one, as it was made to do; since
+/// Linux 6.13 (and 6.1.y) it does not call itself read-only then.
+fn has_ext4_errors((major, minor): (u32, u32)) -> bool {
+    let link = fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok();
+    let count = link.and_then(|link| {
+        let file = Path::new("/sys/fs/ext4").join(link.file_name()?).join("errors_count");
+        fs::read_to_string(file).ok()
+    });
+    count.is_some_and(|count| count.trim() != "0")
+}
+
+/// See proc_pid_mountinfo(5).
+fn read(mountinfo: &str, path: &Path) -> Option<Mounted> {
+    let path = path.to_str()?;
+    // The last one lies on top.
+    mountinfo.lines().rev().find_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let fields: Vec<&str> = mount.split(' ').collect();
+        if *fields.get(4)? != path {
+            return None;
+        }
+        let (major, minor) = fields.get(2)?.split_once(':')?;
+        let has = |options: &str, word: &str| options.split(',').any(|option| option == word);
+        let read_only = has(fields.get(5)?, "ro");
+        let options = filesystem.split(' ').nth(2)?;
+        let device = (major.parse().ok()?, minor.parse().ok()?);
+        Some(Mounted { device, read_only, stopped: !read_only && has(options, "ro") })
+    })
+}
+
+/// Mounts a volume.
+pub(crate) fn mount(node: &str, filesystem: Filesystem, path: &Path, read_only: bool) -> Result<()> {
+    fs::create_dir_all(path).map_err(|e| failed("create", path, &e))?;
+    let flags = if read_only { FLAGS | MountFlags::RDONLY } else { FLAGS };
+    rustix::mount::mount(node, path, filesystem.as_str(), flags, None::<&CStr>).map_err(|errno| match errno {
+        Errno::INVAL | Errno::UCLEAN | Errno::IO => Error::unavailable(format!(
+            "the file system on `{node}` cannot be mounted ({errno}); see the kernel's log, and check it with fsck"
+        ))
+        .retry(Retry::AfterOperator),
+        errno => failed("mount on", path, &errno.into()).with("device", node),
+    })
+}
+
+/// Makes a mount read-only or writable. A file that somebody on this host has open for writing prevents the first.
+pub(crate) fn remount(path: &Path, read_only: bool, exporter: &Exporter) -> Result<()> {
+    let flags = if read_only { FLAGS | MountFlags::RDONLY } else { FLAGS };
+    patiently(path, exporter, || rustix::mount::mount_remount(path, flags, "")).map_err(|errno| match errno {
+        Errno::BUSY => in_use(path),
+        errno => failed("remount", path, &errno.into()),
+    })
+}
+
+/// Unmounts whatever is mounted there, and removes the folder.
+pub(crate) fn unmount(path: &Path, exporter: &Exporter) -> Result<bool> {
+    let mut was = false;
+    while mounted(path).is_some() {
+        was = true;
+        match patiently(path, exporter, || rustix::mount::unmount(path, UnmountFlags::empty())) {
+            // Somebody else was faster.
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+            Err(Errno::BUSY) => return Err(in_use(path)),
+            Err(errno) => return Err(failed("unmount", path, &errno.into())),
+        }
+    }
+    match fs::remove_dir(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(was),
+        Err(e) => Err(failed("remove", path, &e)),
+    }
+}
+
+/// Tries again while it is busy; files that NFS clients keep open are let go.
+fn patiently(path: &Path, exporter: &Exporter, act: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
+    for turn in 0..TRIES {
+        match act() {
+            Err(Errno::BUSY) => {
+                if turn % 5 == 0 {
+                    exporter.expire(path);
+                }
+                std::thread::sleep(PAUSE);
+            }
+            other => return other,
+        }
+    }
+    act()
+}
+
+fn in_use(path: &Path) -> Error {
+    Error::busy(format!(
+        "`{}` is in use by a process on this host, which keeps files or folders of it open; end it (`fuser -vm` shows it)",
+        path.display()
+    ))
+}
+
+/// An error of the system about a path.
+pub(crate) fn failed(action: &str, path: &Path, e: &io::Error) -> Error {
+    let error = Error::unavailable(format!("could not {action} `{}`: {e}", path.display()));
+    match e.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            error.retry(Retry::AfterOperator)
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::out_of_space(error.message),
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_topmost_mount_counts() {
+        let text = "22 1 0:20 / / rw - tmpfs none rw\n\
+                    36 22 253:3 / /srv/a rw,nosuid shared:1 - ext4 /dev/mapper/g-x rw\n\
+                    37 22 253:4 / /srv/ab rw - ext4 /dev/mapper/g-y rw\n\
+                    38 36 253:5 / /srv/a rw,nosuid - ext4 /dev/mapper/g-z ro,errors=remount-ro\n\
+                    39 22 253:6 / /srv/c ro - ext4 /dev/sda ro\n";
+        let of = |path: &str| read(text, Path::new(path));
+        assert_eq!(of("/srv/a"), Some(Mounted { device: (253, 5), read_only: false, stopped: true }));
+        assert_eq!(of("/srv/c"), Some(Mounted { device: (253, 6), read_only: true, stopped: false }));
+        assert_eq!(of("/srv/ab").map(|m| (m.read_only, m.stopped)), Some((false, false)));
+        assert_eq!(of("/srv/d"), None);
+        assert_eq!(read("", Path::new("/srv/a")), None);
+    }
+}

@@ -1,0 +1,194 @@
+//! What is really there: the pool, instances, how full they are.
+
+use std::path::Path;
+
+use serde_json::json;
+use tandem_sdk::contract::{AttachKind, Capabilities, Health, InstanceId, Observation, Pool, ResourceKind};
+use tandem_sdk::{OpContext, Result};
+
+use crate::image::{Found, Image};
+use crate::meta::Meta;
+use crate::report::Volume;
+use crate::{Filesystem, Inner, names};
+
+/// What a pool can do. Replication by DRBD is absent until it is there.
+pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
+    let filesystems: Vec<&str> = [Filesystem::Ext4, Filesystem::Xfs]
+        .into_iter()
+        .filter(|fs| fs.require_tools().is_ok())
+        .map(Filesystem::as_str)
+        .collect();
+    Capabilities {
+        resources: vec![ResourceKind::Share],
+        share_protocols: vec!["NFS".to_owned()],
+        access_enforcement: inner.exporter.enforcement(),
+        access_types: inner.exporter.access_types(),
+        extend: true,
+        shrink: false,
+        thin: true,
+        attach: Some(AttachKind::Tree),
+        extra: [("filesystems".to_owned(), json!(filesystems))].into_iter().collect(),
+        ..Capabilities::default()
+    }
+}
+
+impl Inner {
+    /// The one pool.
+    pub(crate) async fn pools(&self, cx: &OpContext) -> Result<Vec<Pool>> {
+        let report = self.all(cx).await?;
+        let thin = self.pool_of(&report)?;
+        let allocated = report
+            .0
+            .iter()
+            .filter(|volume| volume.pool == thin.name)
+            .filter_map(|volume| Some((names::instance_of(&volume.name)?, volume)))
+            .filter_map(|(id, volume)| Meta::read(id, &volume.name, &volume.tags).ok()?)
+            .fold(0u64, |sum, meta| sum.saturating_add(meta.size_bytes));
+        let used = u128::from(thin.size_bytes) * u128::from(thin.data.unwrap_or(0)) / 10_000;
+        let used = u64::try_from(used).unwrap_or(u64::MAX);
+        let percent = |full: Option<u32>| json!(full.map(|full| f64::from(full) / 100.0));
+        let extra = [
+            ("thin_data_percent".to_owned(), percent(thin.data)),
+            ("thin_metadata_percent".to_owned(), percent(thin.metadata)),
+        ];
+        Ok(vec![Pool {
+            name: self.config.pool().to_owned(),
+            total_bytes: Some(thin.size_bytes),
+            free_bytes: Some(thin.size_bytes.saturating_sub(used)),
+            allocated_bytes: Some(allocated),
+            warning: self.warning(thin),
+            extra: extra.into_iter().collect(),
+        }])
+    }
+
+    fn warning(&self, thin: &Volume) -> Option<String> {
+        let name = self.config.of_group(&self.config.thin_pool);
+        if let Some(trouble) = trouble(thin) {
+            return Some(format!("the thin pool `{name}` {trouble}; see `lvs -a {}`", self.config.group));
+        }
+        let limit = u32::from(self.config.warn_percent) * 100;
+        let full = [("data", thin.data), ("metadata", thin.metadata)]
+            .into_iter()
+            .filter_map(|(what, full)| full.filter(|full| *full >= limit).map(|full| (what, full)))
+            .max_by_key(|(_, full)| *full)?;
+        Some(format!(
+            "the {} of the thin pool `{name}` is {} % full; extend it with `lvextend{} {name}`",
+            full.0,
+            full.1 / 100,
+            if full.0 == "metadata" { " --poolmetadatasize +…" } else { " -L +…" }
+        ))
+    }
+
+    /// Every instance, unfinished ones included.
+    pub(crate) async fn instances(&self, cx: &OpContext) -> Result<Vec<InstanceId>> {
+        let report = self.all(cx).await?;
+        let ours = |volume: &&Volume| volume.tags.iter().any(|tag| tag == crate::meta::MARK);
+        Ok(report.0.iter().filter(ours).filter_map(|volume| names::instance_of(&volume.name)).collect())
+    }
+
+    /// What is there of an instance.
+    pub(crate) async fn observe(&self, cx: &OpContext, id: InstanceId) -> Result<Option<Observation>> {
+        let image = match self.look(cx, id).await? {
+            Found::Nothing | Found::Foreign => return Ok(None),
+            Found::Instance(image) => image,
+        };
+        let meta = &image.meta;
+        let mounted = self.mounted(&image).is_some();
+        let path = self.path(id);
+        let (used, answers) = if mounted {
+            cx.blocking(move |_| Ok((used(&path), answers(&path)))).await?
+        } else {
+            (None, true)
+        };
+        Ok(Some(Observation {
+            resource: meta.birth.resource,
+            role: meta.role,
+            epoch: meta.epoch,
+            size_bytes: meta.size_bytes,
+            used_bytes: used,
+            exports: self.exports(&image),
+            read_only: !meta.is_writable(),
+            quiesced: false,
+            points: Vec::new(),
+            resume: None,
+            health: self.health(&image, answers),
+        }))
+    }
+
+    fn health(&self, image: &Image, answers: bool) -> Health {
+        let (meta, id) = (&image.meta, image.meta.birth.instance);
+        if meta.deleting {
+            return Health::Failed { reason: "its deletion was interrupted; delete it again".to_owned() };
+        }
+        if !meta.made {
+            return Health::Failed {
+                reason: "its making was interrupted; make or delete it again".to_owned(),
+            };
+        }
+        let mounted = self.mounted(image);
+        if mounted.is_some_and(|there| there.stopped) || !answers {
+            return Health::Failed {
+                reason: format!(
+                    "the file system on `{}` has stopped after an error of its volume; see the kernel's log, repair the \
+                     volume group, unmount `{}`, check the file system with fsck",
+                    image.volume.node,
+                    self.path(id).display()
+                ),
+            };
+        }
+        if let Some(trouble) = trouble(&image.volume) {
+            return Health::Degraded { reason: format!("its volume `{}` {trouble}", self.of(id)) };
+        }
+        if let Some(trouble) = trouble(&image.pool) {
+            let pool = self.config.of_group(&self.config.thin_pool);
+            return Health::Degraded { reason: format!("its thin pool `{pool}` {trouble}") };
+        }
+        if meta.is_served() && !self.is_exported(image) {
+            return Health::Degraded {
+                reason: "it is not exported; it is once the server confirmed its epoch".to_owned(),
+            };
+        }
+        if meta.growing {
+            return Health::Degraded { reason: "its growth was interrupted; resize it again".to_owned() };
+        }
+        Health::Ok
+    }
+}
+
+/// What is wrong with a volume, by LVM's word for it: lvs(8), "lv_health_status".
+fn trouble(volume: &Volume) -> Option<String> {
+    Some(match volume.trouble.as_str() {
+        "" => return None,
+        "partial" => "misses a device".to_owned(),
+        "out_of_data" => "is full: writes fail".to_owned(),
+        "metadata_read_only" => {
+            "cannot change its metadata, and is to be repaired with `lvconvert --repair`".to_owned()
+        }
+        "failed" => "has failed, and is to be repaired with `lvconvert --repair`".to_owned(),
+        other => format!("is in trouble: {other}"),
+    })
+}
+
+/// Bytes in use in a mounted file system.
+fn used(path: &Path) -> Option<u64> {
+    let facts = rustix::fs::statvfs(path).ok()?;
+    Some(facts.f_blocks.saturating_sub(facts.f_bfree).saturating_mul(facts.f_frsize))
+}
+
+/// Whether a mounted file system answers at all: XFS refuses everything after an error.
+fn answers(path: &Path) -> bool {
+    std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none_or(|entry| entry.is_ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lvm_has_words_for_trouble() {
+        let of = |word: &str| trouble(&Volume { trouble: word.to_owned(), ..Volume::default() });
+        assert_eq!(of(""), None);
+        assert!(of("out_of_data").unwrap().contains("full"));
+        assert!(of("refresh needed").unwrap().contains("refresh needed"));
+    }
+}

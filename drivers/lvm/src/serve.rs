@@ -1,0 +1,134 @@
+//! Brings activation, mounts and exports in line with what an instance is.
+//!
+//! What takes something away goes first: the export, then the mount, then the volume. What gives goes in the other order.
+
+use tandem_sdk::{ExportLocation, InstanceInfo, OpContext, Result};
+
+use crate::image::Image;
+use crate::mount::Mounted;
+use crate::{Inner, mount};
+
+impl Inner {
+    /// The instance's own mount, where it is mounted.
+    pub(crate) fn mounted(&self, image: &Image) -> Option<Mounted> {
+        let there = mount::mounted(&self.path(image.meta.birth.instance))?;
+        (Some(there.device) == image.volume.device).then_some(there)
+    }
+
+    /// Whether users reach it now.
+    pub(crate) fn is_exported(&self, image: &Image) -> bool {
+        image.meta.is_served()
+            && self.exporter.is_open(&image.meta.birth.instance.to_string())
+            && self.mounted(image).is_some()
+    }
+
+    pub(crate) fn exports(&self, image: &Image) -> Vec<ExportLocation> {
+        if !self.is_exported(image) {
+            return Vec::new();
+        }
+        vec![self.exporter.location(&self.path(image.meta.birth.instance))]
+    }
+
+    pub(crate) fn info(&self, image: &Image) -> InstanceInfo {
+        InstanceInfo { exports: self.exports(image), ..InstanceInfo::default() }
+    }
+
+    /// Serves the instance as its tags say. `true` when anything changed.
+    pub(crate) async fn serve(&self, cx: &OpContext, image: &mut Image) -> Result<bool> {
+        let id = image.meta.birth.instance;
+        let (path, export) = (self.path(id), id.to_string());
+        let served = image.meta.is_served();
+        let read_only = !image.meta.is_writable();
+        let mut changed = false;
+        let there = self.mounted(image);
+        if !served || there.is_none_or(|there| there.stopped) {
+            changed |= self.exporter.close(cx, &export, &path).await?;
+        } else if !image.meta.is_writable() && self.exporter.is_open(&export) {
+            changed |= self.exporter.open(cx, &export, &path, &image.meta.clients_now()).await?;
+        }
+        let wanted = served || (image.meta.attached.is_some() && image.meta.made && !image.meta.deleting);
+        if !wanted {
+            return Ok(self.take_away(cx, image).await? || changed);
+        }
+        match there.filter(|there| !there.stopped) {
+            None => {
+                // Something else may lie there, or an empty folder.
+                self.unmount(cx, image).await?;
+                self.mount(cx, image, read_only).await?;
+                changed = true;
+            }
+            Some(there) if there.read_only != read_only => {
+                let (path, exporter) = (path.clone(), self.exporter.clone());
+                cx.blocking(move |_| mount::remount(&path, read_only, &exporter)).await?;
+                changed = true;
+            }
+            Some(_) => {}
+        }
+        self.grow(cx, image).await?;
+        if served {
+            changed |= self.exporter.open(cx, &export, &path, &image.meta.clients_now()).await?;
+        }
+        Ok(changed)
+    }
+
+    /// Nobody reaches it and nothing of it is in use any more: no export, no mount, no active volume.
+    pub(crate) async fn take_away(&self, cx: &OpContext, image: &mut Image) -> Result<bool> {
+        let id = image.meta.birth.instance;
+        let mut changed = self.exporter.close(cx, &id.to_string(), &self.path(id)).await?;
+        changed |= self.unmount(cx, image).await?;
+        if image.volume.is_active() {
+            self.worker.run(cx, &["lvchange", "-y", "-an", &self.of(id)]).await?;
+            image.volume.device = None;
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    /// Activates the volume, so that it has a node.
+    pub(crate) async fn activate(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
+        if !image.volume.is_active() {
+            self.worker
+                .run(cx, &["lvchange", "-y", "-K", "-ay", &self.of(image.meta.birth.instance)])
+                .await?;
+            self.refresh(cx, image).await?;
+        }
+        Ok(())
+    }
+
+    /// Mounts the volume, which is not mounted.
+    pub(crate) async fn mount(&self, cx: &OpContext, image: &mut Image, read_only: bool) -> Result<()> {
+        self.activate(cx, image).await?;
+        let (node, filesystem) = (image.volume.node.clone(), image.meta.birth.filesystem);
+        filesystem.repair(cx, &node).await?;
+        let path = self.path(image.meta.birth.instance);
+        cx.blocking(move |_| mount::mount(&node, filesystem, &path, read_only)).await
+    }
+
+    pub(crate) async fn unmount(&self, cx: &OpContext, image: &Image) -> Result<bool> {
+        let (path, exporter) = (self.path(image.meta.birth.instance), self.exporter.clone());
+        if !path.exists() {
+            return Ok(false);
+        }
+        cx.blocking(move |_| mount::unmount(&path, &exporter)).await
+    }
+
+    /// Lets volume and file system be as large as they should be, where that was begun. The file system grows while it is
+    /// mounted and written to; until then it waits.
+    pub(crate) async fn grow(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
+        if !image.meta.growing {
+            return Ok(());
+        }
+        let id = image.meta.birth.instance;
+        if image.volume.size_bytes < image.meta.size_bytes {
+            let size = format!("{}b", image.meta.size_bytes);
+            self.worker.run(cx, &["lvextend", "-y", "-L", &size, &self.of(id)]).await?;
+        }
+        if self.mounted(image).is_none_or(|there| there.read_only) {
+            return Ok(());
+        }
+        image.meta.birth.filesystem.grow(cx, &image.volume.node, &self.path(id)).await?;
+        image.meta.growing = false;
+        self.save(cx, image).await?;
+        self.refresh(cx, image).await
+    }
+}

@@ -1,0 +1,167 @@
+//! Instances in the group: found, locked, changed.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use tandem_sdk::{Error, InstanceId, OpContext, Result, Retry};
+
+use crate::image::{self, Found, Image};
+use crate::mount::failed;
+use crate::report::{LVS, Report, Volume};
+use crate::{Inner, names};
+
+/// An instance that this call alone may change.
+pub(crate) struct Locked {
+    pub(crate) image: Image,
+    /// Held until the call ends.
+    _lock: Lock,
+}
+
+/// A lock on an instance.
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a tool that another call is starting holds the file too, until it runs.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+impl Inner {
+    /// Where an instance is mounted, when it is.
+    pub(crate) fn path(&self, id: InstanceId) -> PathBuf {
+        self.config.mounts.join(id.to_string())
+    }
+
+    /// The volume of an instance, as LVM's commands name it.
+    pub(crate) fn of(&self, id: InstanceId) -> String {
+        self.config.of_group(&names::of_instance(id))
+    }
+
+    /// The thin pool, among what was reported.
+    pub(crate) fn pool_of<'r>(&self, report: &'r Report) -> Result<&'r Volume> {
+        let name = &self.config.thin_pool;
+        match report.volume(name) {
+            Some(pool) if pool.is_thin_pool() => Ok(pool),
+            Some(_) => Err(Error::invalid(format!("`{}` is no thin pool", self.config.of_group(name)))
+                .retry(Retry::AfterOperator)),
+            None => Err(Error::unavailable(format!(
+                "there is no thin pool `{}`; make it with `lvcreate --type thin-pool`, or see `pvs` for devices that are \
+                 missing",
+                self.config.of_group(name)
+            ))
+            .retry(Retry::AfterOperator)),
+        }
+    }
+
+    /// What the group says of an instance.
+    pub(crate) async fn look(&self, cx: &OpContext, id: InstanceId) -> Result<Found> {
+        let (volume, pool) = (self.of(id), self.config.of_group(&self.config.thin_pool));
+        let words: Vec<&str> = LVS.iter().copied().chain([pool.as_str(), volume.as_str()]).collect();
+        let report = self.worker.report(cx, &words).await?;
+        image::parse(&report, self.pool_of(&report)?, id)
+    }
+
+    /// Everything in the group.
+    pub(crate) async fn all(&self, cx: &OpContext) -> Result<Report> {
+        let words: Vec<&str> = LVS.iter().copied().chain([self.config.group.as_str()]).collect();
+        self.worker.report(cx, &words).await
+    }
+
+    /// An instance, to look at only.
+    pub(crate) async fn find(&self, cx: &OpContext, id: InstanceId) -> Result<Option<Image>> {
+        match self.look(cx, id).await? {
+            Found::Instance(image) => Ok(Some(*image)),
+            Found::Nothing | Found::Foreign => Ok(None),
+        }
+    }
+
+    /// [`find`](Self::find), where its absence is an error.
+    pub(crate) async fn existing(&self, cx: &OpContext, id: InstanceId) -> Result<Image> {
+        self.find(cx, id).await?.ok_or_else(|| missing(id))
+    }
+
+    /// The lock of an instance against a second changing call, in this process or another.
+    pub(crate) fn lock_file(&self, id: InstanceId) -> Result<Lock> {
+        let run = &self.config.run;
+        fs::create_dir_all(run).map_err(|e| failed("create", run, &e))?;
+        let path = self.lock_path(id);
+        loop {
+            let file = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)
+                .map_err(|e| failed("open", &path, &e))?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(Error::busy(format!(
+                        "another call is changing instance {id}; it must end first"
+                    )));
+                }
+                Err(e) => return Err(failed("lock", &path, &e.into())),
+            }
+            // A deletion may have removed the file between the two.
+            let same = rustix::fs::fstat(&file).ok().zip(rustix::fs::stat(&path).ok());
+            if same.is_some_and(|(ours, there)| (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)) {
+                return Ok(Lock(file));
+            }
+        }
+    }
+
+    pub(crate) fn lock_path(&self, id: InstanceId) -> PathBuf {
+        self.config.run.join(format!("{id}.lock"))
+    }
+
+    /// An instance to change; `None` when it is not there.
+    pub(crate) async fn lock(&self, cx: &OpContext, id: InstanceId) -> Result<Option<Locked>> {
+        if self.find(cx, id).await?.is_none() {
+            return Ok(None);
+        }
+        let lock = self.lock_file(id)?;
+        // What was read before the lock may be old.
+        Ok(self.find(cx, id).await?.map(|image| Locked { image, _lock: lock }))
+    }
+
+    /// [`lock`](Self::lock), where its absence is an error, and its being deleted one too.
+    pub(crate) async fn lock_existing(&self, cx: &OpContext, id: InstanceId) -> Result<Locked> {
+        let found = self.lock(cx, id).await?.ok_or_else(|| missing(id))?;
+        if found.image.meta.deleting {
+            return Err(Error::conflict(format!("instance {id} is being deleted")));
+        }
+        Ok(found)
+    }
+
+    /// Reads an instance again after it was changed.
+    pub(crate) async fn refresh(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
+        *image = self.existing(cx, image.meta.birth.instance).await?;
+        Ok(())
+    }
+
+    /// Makes what changed of the instance's data durable, by one command: all of it at once.
+    pub(crate) async fn save(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
+        let wanted = image.meta.tags()?;
+        let mut words = vec!["lvchange".to_owned(), "-y".to_owned()];
+        words.extend(image.stored.difference(&wanted).map(|tag| format!("--deltag={tag}")));
+        words.extend(wanted.difference(&image.stored).map(|tag| format!("--addtag={tag}")));
+        if words.len() == 2 {
+            return Ok(());
+        }
+        words.push(self.of(image.meta.birth.instance));
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.worker.run(cx, &words).await?;
+        image.stored = wanted;
+        Ok(())
+    }
+}
+
+pub(crate) fn missing(id: InstanceId) -> Error {
+    Error::not_found(format!("there is no instance {id} here"))
+}
+
+pub(crate) fn still_there(id: InstanceId) -> Error {
+    Error::unavailable(format!("the volume of instance {id} is still there after it was removed; see `lvs`"))
+}

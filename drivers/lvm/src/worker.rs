@@ -1,0 +1,188 @@
+//! The worker as the driver sees it: a process that runs one command of LVM at a time, is ended when it overruns, and is
+//! started anew when it has gone.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as Pair;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tandem_sdk::{Error, OpContext, Result, Retry};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::error;
+use crate::report::Report;
+use crate::wire::{Ask, MOST_WORDS, Said, WIRE, is_word};
+
+/// A command has so long. Those of this driver take less than a second; a lock of the group held by somebody else, or a
+/// device that hangs, takes the rest.
+pub(crate) const LONGEST: Duration = Duration::from_secs(60);
+/// The worker ends itself by then; it is ended from outside a little later.
+const GRACE: Duration = Duration::from_secs(2);
+/// `LVM2_COMMAND_SUCCEEDED`.
+const SUCCEEDED: i32 = 1;
+/// Commands that wait.
+const QUEUE: usize = 64;
+
+/// What a worker is started with.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) program: PathBuf,
+    /// `LVM_SYSTEM_DIR`.
+    pub(crate) system: PathBuf,
+    /// Whether udev makes the device nodes.
+    pub(crate) udev: bool,
+}
+
+/// The way to the worker. It ends with the last clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Worker(mpsc::Sender<Job>);
+
+#[derive(Debug)]
+struct Job {
+    words: Vec<String>,
+    answer: oneshot::Sender<Result<Said>>,
+}
+
+struct Process {
+    child: Child,
+    socket: BufReader<UnixStream>,
+}
+
+impl Worker {
+    /// Nothing is started before the first command.
+    pub(crate) fn new(setup: Setup) -> Self {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        tokio::spawn(serve(setup, queue));
+        Self(jobs)
+    }
+
+    /// Runs a command that changes something.
+    ///
+    /// # Errors
+    /// In LVM's own words, with a kind that fits.
+    pub(crate) async fn run(&self, cx: &OpContext, words: &[&str]) -> Result<()> {
+        let said = cx.or_cancelled(self.ask(words)).await?;
+        if said.status == SUCCEEDED { Ok(()) } else { Err(error::of_said(words, &said)) }
+    }
+
+    /// Runs a command that reports. What it names and does not find is no row of it.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) async fn report(&self, cx: &OpContext, words: &[&str]) -> Result<Report> {
+        cx.or_cancelled(self.report_at_open(words)).await
+    }
+
+    /// [`report`](Self::report) before there is a call.
+    pub(crate) async fn report_at_open(&self, words: &[&str]) -> Result<Report> {
+        let said = self.ask(words).await?;
+        if said.status != SUCCEEDED && !error::only_missing(&said) {
+            return Err(error::of_said(words, &said));
+        }
+        Report::parse(&said.printed).ok_or_else(|| {
+            Error::bug(format!("LVM's report is not the JSON expected: {}", said.printed.join("\n")))
+        })
+    }
+
+    async fn ask(&self, words: &[&str]) -> Result<Said> {
+        if words.len() > MOST_WORDS || !words.iter().all(|word| is_word(word)) {
+            return Err(Error::bug(format!("LVM would not take `{}` as it is meant", words.join(" "))));
+        }
+        let (answer, said) = oneshot::channel();
+        let job = Job { words: words.iter().map(|w| (*w).to_owned()).collect(), answer };
+        let gone = || Error::unavailable("the driver is shutting down");
+        self.0.send(job).await.map_err(|_| gone())?;
+        said.await.map_err(|_| gone())?
+    }
+}
+
+/// The one task that talks to the process. A caller that goes away leaves the command to its end, and the next one waits
+/// for that.
+async fn serve(setup: Setup, mut queue: mpsc::Receiver<Job>) {
+    let mut process = None;
+    while let Some(job) = queue.recv().await {
+        if job.answer.is_closed() {
+            continue;
+        }
+        let said = one(&setup, &mut process, &job.words).await;
+        // The caller may have gone meanwhile.
+        let _ = job.answer.send(said);
+    }
+}
+
+async fn one(setup: &Setup, process: &mut Option<Process>, words: &[String]) -> Result<Said> {
+    if process.as_mut().is_some_and(|p| !matches!(p.child.try_wait(), Ok(None))) {
+        *process = None;
+    }
+    let running = match process {
+        Some(running) => running,
+        None => process.insert(start(setup)?),
+    };
+    let within_ms = u64::try_from(LONGEST.as_millis()).unwrap_or(u64::MAX);
+    let ask = Ask { words: words.to_vec(), within_ms };
+    let said = timeout(LONGEST + GRACE, exchange(&mut running.socket, &ask)).await;
+    let why = match said {
+        Ok(Ok(said)) => return Ok(said),
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => "it did not stop by itself".to_owned(),
+    };
+    let ended = process.take();
+    let shown = words.join(" ");
+    // Not waited for: a process that hangs in the kernel stays until the kernel lets go. Its lock keeps the next one out.
+    if let Some(mut ended) = ended {
+        let _ = ended.child.start_kill();
+    }
+    tracing::warn!(command = %shown, why, "The worker for LVM was ended.");
+    Err(Error::unavailable(format!(
+        "LVM has not answered `{shown}` and its worker was ended; something may hold a lock of the volume group, or a \
+         device of it may hang: see `vgs` and `dmsetup ls`"
+    ))
+    .with("worker", why))
+}
+
+async fn exchange(socket: &mut BufReader<UnixStream>, ask: &Ask) -> std::io::Result<Said> {
+    let mut bytes = serde_json::to_vec(ask)?;
+    bytes.push(b'\n');
+    socket.get_mut().write_all(&bytes).await?;
+    let mut line = Vec::new();
+    socket.read_until(b'\n', &mut line).await?;
+    if line.last() != Some(&b'\n') {
+        return Err(std::io::Error::other("it ended in the middle"));
+    }
+    Ok(serde_json::from_slice(&line)?)
+}
+
+fn start(setup: &Setup) -> Result<Process> {
+    let failed = |e: std::io::Error| {
+        Error::unavailable(format!("the worker for LVM, {}, cannot be started: {e}", setup.program.display()))
+            .retry(Retry::AfterOperator)
+    };
+    let (ours, theirs) = Pair::pair().map_err(failed)?;
+    ours.set_nonblocking(true).map_err(failed)?;
+    let mut command = Command::new(&setup.program);
+    command
+        .arg(WIRE)
+        .arg(setup.system.join("worker.lock"))
+        .env_clear()
+        .env("LC_ALL", "C")
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LVM_SYSTEM_DIR", &setup.system)
+        // A server has many.
+        .env("LVM_SUPPRESS_FD_WARNINGS", "1")
+        .current_dir("/")
+        .process_group(0)
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    if !setup.udev {
+        // Else device-mapper's library waits for nodes that nobody makes.
+        command.env("DM_DISABLE_UDEV", "1");
+    }
+    let child = command.spawn().map_err(failed)?;
+    Ok(Process { child, socket: BufReader::new(UnixStream::from_std(ours).map_err(failed)?) })
+}
