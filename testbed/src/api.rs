@@ -123,8 +123,13 @@ impl Api {
 
     /// Asks for a share of 1 GiB; its id.
     pub fn create_share(&self, share_type: &str, zone: &str) -> Answered<String> {
+        self.create_share_of(share_type, zone, 1)
+    }
+
+    /// Asks for a share of so many GiB; its id.
+    pub fn create_share_of(&self, share_type: &str, zone: &str, gib: u64) -> Answered<String> {
         let body = json!({"share": {
-            "share_proto": "NFS", "size": 1, "share_type": share_type, "availability_zone": zone,
+            "share_proto": "NFS", "size": gib, "share_type": share_type, "availability_zone": zone,
         }});
         Ok(word(&self.post("v2/shares", &body)?["share"]["id"]))
     }

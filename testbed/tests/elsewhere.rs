@@ -216,12 +216,20 @@ struct Pair {
     active: InstanceSpec,
     replica: InstanceSpec,
     export: PathBuf,
+    files: usize,
 }
 
 const FILES: usize = 24;
+/// So many that what lies in buffers is the smaller part: a stream that is held early cannot have been sent to its end.
+const MANY: usize = 96;
 
 impl Pair {
     async fn new(source: &DriverHost, dest: &DriverHost) -> Self {
+        Self::of(FILES, source, dest).await
+    }
+
+    /// With so many files of a mebibyte.
+    async fn of(files: usize, source: &DriverHost, dest: &DriverHost) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = |name: &str| json!({"root": folder.path().join(name)});
         let source = source.open("one", "directory", &root("one"), options()).await.unwrap();
@@ -232,7 +240,7 @@ impl Pair {
         let made = source.call(&cx(), CreateInstance { spec: active.clone() }).await.unwrap().into_inner();
         dest.call(&cx(), CreateReplica { spec: replica.clone() }).await.unwrap();
         let export = PathBuf::from(&made.exports[0].path);
-        for n in 0..FILES {
+        for n in 0..files {
             let mut bytes = vec![0; 1 << 20];
             let mut seed = n as u64 + 1;
             bytes.iter_mut().for_each(|byte| {
@@ -241,7 +249,7 @@ impl Pair {
             });
             std::fs::write(export.join(format!("file-{n}")), bytes).unwrap();
         }
-        Self { _folder: folder, source, dest, active, replica, export }
+        Self { _folder: folder, source, dest, active, replica, export, files }
     }
 
     async fn point(&self) -> PointInfo {
@@ -277,12 +285,33 @@ impl Pair {
         transfer(&self.source, send, dest, receive, &cx()).await
     }
 
+    /// Opens the destination again, as the manager does: until it works.
+    async fn reopened(&self, place: &DriverHost, backend: &str) -> Backend {
+        let settings = json!({"root": self._folder.path().join(backend)});
+        let until = tokio::time::Instant::now() + tandem_testbed::wait::LONG;
+        loop {
+            match place.open(backend, "directory", &settings, options()).await {
+                Ok(opened) => return opened,
+                Err(e) => assert!(tokio::time::Instant::now() < until, "{e}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// A half transfer is here, and no point.
+    async fn is_half(&self, dest: &Backend) {
+        let seen =
+            dest.call(&cx(), ObserveInstance { instance: self.replica.instance }).await.unwrap().unwrap();
+        assert!(seen.points.is_empty(), "half a stream is no point: {seen:?}");
+        assert!(seen.resume.is_some(), "what arrived is kept: {seen:?}");
+    }
+
     async fn equal(&self, dest: &Backend, to: &PointInfo) {
         let seen =
             dest.call(&cx(), ObserveInstance { instance: self.replica.instance }).await.unwrap().unwrap();
         assert!(seen.points.iter().any(|p| p.id == to.id && p.fingerprint == to.fingerprint), "{seen:?}");
         let copy = PathBuf::from(&seen.exports[0].path);
-        for n in 0..FILES {
+        for n in 0..self.files {
             let name = format!("file-{n}");
             let same =
                 std::fs::read(self.export.join(&name)).unwrap() == std::fs::read(copy.join(&name)).unwrap();
@@ -306,15 +335,7 @@ async fn streams_cut_anywhere_are_no_end_and_go_on() {
         assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
         assert!(cable.is_cut());
         cable.heal();
-        let settings = json!({"root": pair._folder.path().join("two")});
-        let until = tokio::time::Instant::now() + tandem_testbed::wait::LONG;
-        dest = loop {
-            match host.open("two", "directory", &settings, options()).await {
-                Ok(dest) => break dest,
-                Err(e) => assert!(tokio::time::Instant::now() < until, "{e}"),
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        };
+        dest = pair.reopened(&host, "two").await;
         let seen =
             dest.call(&cx(), ObserveInstance { instance: pair.replica.instance }).await.unwrap().unwrap();
         assert!(seen.points.is_empty(), "half a stream is no point: {seen:?}");
@@ -328,58 +349,54 @@ async fn streams_cut_anywhere_are_no_end_and_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_is_killed_leaves_no_whole_looking_stream() {
+async fn a_source_that_is_killed_amid_a_stream_leaves_no_whole_looking_one() {
     let (mut one, two) = (Far::start(&["directory"]), Far::start(&["directory"]));
-    let host = one.registered(None);
-    let pair = Pair::new(&host, &two.registered(None)).await;
+    let cable = Cable::to(two.address());
+    let (host, dest) = (one.registered(None), two.registered(Some(cable.address())));
+    let mut pair = Pair::of(MANY, &host, &dest).await;
     let point = pair.point().await;
-    // The source goes while it sends: the destination is held back by a slow cable.
-    let pid = tokio::task::spawn_blocking(move || {
-        std::thread::sleep(Duration::from_millis(40));
+    // Its bytes go no further: it is in the midst of sending when it goes.
+    cable.hold_after(40 << 20);
+    let striking = tokio::task::spawn_blocking(move || {
+        cable.is_held();
         one.kill();
-        one
+        cable.heal();
+        one.launch();
+        (one, cable)
     });
-    let first = pair.sync(&pair.dest, &point).await;
-    let _one = pid.await.unwrap();
-    let seen =
-        pair.dest.call(&cx(), ObserveInstance { instance: pair.replica.instance }).await.unwrap().unwrap();
-    match first {
-        // A fast machine was done before.
-        Ok(_) => pair.equal(&pair.dest, &point).await,
-        Err(error) => {
-            assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
-            assert!(seen.points.is_empty(), "{seen:?}");
-        }
-    }
+    let error = pair.sync(&pair.dest, &point).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    let (_one, _cable) = striking.await.unwrap();
+    pair.is_half(&pair.dest).await;
+    pair.source = pair.reopened(&host, "one").await;
+    let done = pair.sync(&pair.dest, &point).await.unwrap();
+    assert!(done.received.into_inner().resumed_bytes > 0, "it goes on where it was");
+    pair.equal(&pair.dest, &point).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_destination_that_is_killed_ends_the_source_too() {
+async fn a_destination_that_is_killed_amid_a_stream_ends_the_source_too() {
     let (one, mut two) = (Far::start(&["directory"]), Far::start(&["directory"]));
+    let cable = Cable::to(one.address());
     let host = two.registered(None);
-    let pair = Pair::new(&one.registered(None), &host).await;
+    let pair = Pair::of(MANY, &one.registered(Some(cable.address())), &host).await;
     let point = pair.point().await;
-    let killing = tokio::task::spawn_blocking(move || {
-        std::thread::sleep(Duration::from_millis(40));
+    // No more comes: it is in the midst of receiving when it goes.
+    cable.hold_after(40 << 20);
+    let striking = tokio::task::spawn_blocking(move || {
+        cable.is_held();
         two.kill();
+        cable.heal();
         two.launch();
-        two
+        (two, cable)
     });
-    let first = pair.sync(&pair.dest, &point).await;
-    let _two = killing.await.unwrap();
-    if let Err(error) = &first {
-        assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
-    }
-    let settings = json!({"root": pair._folder.path().join("two")});
-    let until = tokio::time::Instant::now() + tandem_testbed::wait::LONG;
-    let dest = loop {
-        match host.open("two", "directory", &settings, options()).await {
-            Ok(dest) => break dest,
-            Err(e) => assert!(tokio::time::Instant::now() < until, "{e}"),
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    };
-    pair.sync(&dest, &point).await.unwrap();
+    let error = pair.sync(&pair.dest, &point).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    let (_two, _cable) = striking.await.unwrap();
+    let dest = pair.reopened(&host, "two").await;
+    pair.is_half(&dest).await;
+    let done = pair.sync(&dest, &point).await.unwrap();
+    assert!(done.received.into_inner().resumed_bytes > 0, "it goes on where it was");
     pair.equal(&dest, &point).await;
     assert!(pair.source.report().is_healthy(), "{:?}", pair.source.report());
 }

@@ -71,6 +71,11 @@ impl Client {
         }
     }
 
+    /// One that was made before.
+    pub fn known(name: &str, address: &str) -> Self {
+        Self { name: name.into(), address: address.into() }
+    }
+
     /// Its address.
     pub fn address(&self) -> &str {
         &self.address

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::wait;
+
 /// A cable to one address.
 #[derive(Debug)]
 pub struct Cable {
@@ -22,6 +24,8 @@ struct Inside {
     cut: AtomicBool,
     /// Cut after so many more bytes, of all connections together.
     fuse: AtomicU64,
+    /// Silent after so many.
+    hold: AtomicU64,
     passed: AtomicU64,
     open: Mutex<Vec<TcpStream>>,
 }
@@ -36,6 +40,7 @@ impl Cable {
             silent: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             fuse: AtomicU64::new(u64::MAX),
+            hold: AtomicU64::new(u64::MAX),
             passed: AtomicU64::new(0),
             open: Mutex::default(),
         });
@@ -61,6 +66,7 @@ impl Cable {
     /// Takes connections again.
     pub fn heal(&self) {
         self.inside.fuse.store(u64::MAX, Ordering::SeqCst);
+        self.inside.hold.store(u64::MAX, Ordering::SeqCst);
         self.inside.cut.store(false, Ordering::SeqCst);
         self.inside.silent.store(false, Ordering::SeqCst);
     }
@@ -73,6 +79,16 @@ impl Cable {
     /// Cuts after so many more bytes.
     pub fn cut_after(&self, bytes: u64) {
         self.inside.fuse.store(self.inside.passed.load(Ordering::SeqCst) + bytes, Ordering::SeqCst);
+    }
+
+    /// Silent after so many more bytes: what flows then is surely in its midst, until it heals.
+    pub fn hold_after(&self, bytes: u64) {
+        self.inside.hold.store(self.inside.passed.load(Ordering::SeqCst) + bytes, Ordering::SeqCst);
+    }
+
+    /// Waits until it is silent.
+    pub fn is_held(&self) {
+        wait::until("the cable to be silent", || self.inside.silent.load(Ordering::SeqCst).then_some(()));
     }
 
     /// Bytes that passed, both ways.
@@ -121,6 +137,9 @@ impl Inside {
             let passed = self.passed.fetch_add(n as u64, Ordering::SeqCst) + n as u64;
             if passed >= self.fuse.load(Ordering::SeqCst) {
                 self.cut();
+            }
+            if passed >= self.hold.load(Ordering::SeqCst) {
+                self.silent.store(true, Ordering::SeqCst);
             }
         }
         let _ = to.shutdown(Shutdown::Write);

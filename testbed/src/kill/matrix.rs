@@ -84,7 +84,7 @@ fn record(lab: &mut Lab, kind: Kind) -> Vec<String> {
 }
 
 /// The events of an operation's log, in words: `step_started promote`.
-fn events(op: &Value) -> Vec<String> {
+pub fn events(op: &Value) -> Vec<String> {
     let steps = op["steps"].as_array().cloned().unwrap_or_default();
     let named = |event: &Value| {
         let name = word(&event["event"]);

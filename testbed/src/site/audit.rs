@@ -62,8 +62,8 @@ pub fn lawful(site: &Site) {
 /// What lies on the pools and belongs to nothing in the store.
 pub fn leftovers(site: &Site) -> Vec<String> {
     let rows = site.api.replicas().unwrap();
-    let run = |argv: &[&str]| site.try_run(argv);
-    super::POOLS.iter().flat_map(|(pool, _)| pools::leftovers_of(pool, &rows, &run)).collect()
+    let of = |pool: &str| pools::leftovers_of(pool, &rows, &|argv: &[&str]| site.try_run(pool, argv));
+    super::POOLS.iter().flat_map(|(pool, _)| of(pool)).collect()
 }
 
 /// Exports of what the store does not know.
@@ -78,9 +78,11 @@ fn exports(site: &Site) -> Vec<String> {
         .filter_map(|id| site.api.export(&id).unwrap().map(|path| path.to_string_lossy().into_owned()))
         .filter_map(|path| path.split_once(':').map(|(_, path)| path.to_owned()))
         .collect();
-    let listing = site.try_run(&["exportfs", "-s"]).unwrap();
-    let paths = listing.lines().filter_map(|line| line.split_whitespace().next());
+    // On one machine the second listing is the first again.
+    let listings = super::POOLS.map(|(pool, _)| site.try_run(pool, &["exportfs", "-s"]).unwrap());
+    let paths = listings.iter().flat_map(|listing| listing.lines());
     paths
+        .filter_map(|line| line.split_whitespace().next())
         .filter(|path| !known.iter().any(|known| known == path))
         .map(|path| format!("{path} is exported"))
         .collect()

@@ -4,6 +4,9 @@
 //! are `alpha` and `beta`; clients are network name spaces of the same guest, with addresses of their own.
 
 pub mod audit;
+mod far;
+
+use far::FAR;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,49 +42,80 @@ pub enum Exports {
 pub struct Site {
     /// The machine.
     pub guest: Arc<Guest>,
+    /// The other machine, which has the pool `beta` where there is one.
+    pub far: Option<Arc<Guest>>,
     /// The APIs of its server.
     pub api: Api,
     exports: Exports,
     /// Ends when the server has.
     tandemd: Mutex<Option<JoinHandle<()>>>,
     log: Arc<Mutex<String>>,
+    /// What the driver host has said.
+    far_log: Arc<Mutex<String>>,
     _forward: Forward,
     /// Ends everything.
-    _lab: Lab,
+    lab: Lab,
 }
 
 impl Site {
     /// Boots a guest, makes its pools and starts the server. `beta` is so large.
     pub fn start(exports: Exports, beta: u64) -> Self {
+        Self::build(exports, beta, false)
+    }
+
+    /// The same, with `beta` on another machine, where a `tandem-driver-host` runs; between them is the network.
+    pub fn start_with_far(exports: Exports, beta: u64) -> Self {
+        Self::build(exports, beta, true)
+    }
+
+    fn build(exports: Exports, beta: u64, apart: bool) -> Self {
         let lab = Lab::new(&artifacts::program("tandem-guest")).unwrap();
-        let plan = Plan::new("site")
-            .memory(2048)
-            .disk("state", GIB / 2)
-            .disk("alpha", 3 * GIB)
-            .disk("beta", beta)
-            .modules(&place::zfs_modules().unwrap())
-            .share(&artifacts::folder());
-        let guest = Arc::new(lab.guest(plan).unwrap());
-        guest.boot().unwrap();
-        zfs::load(&*guest).unwrap();
-        for (pool, _) in POOLS {
-            zfs::create_pool(&*guest, pool, &guest.disk(pool).unwrap().path()).unwrap();
-        }
-        guest.run(&["mkfs.ext4", "-q", &guest.disk("state").unwrap().path()]).unwrap();
+        let plan = |name| {
+            let plan = Plan::new(name).memory(if apart { 1536 } else { 2048 });
+            plan.modules(&place::zfs_modules().unwrap()).share(&artifacts::folder())
+        };
+        let near = plan("site").disk("state", GIB / 2).disk(POOLS[0].0, 3 * GIB);
+        let (near, far) = match apart {
+            true => (near, Some(plan(FAR).disk(POOLS[1].0, beta))),
+            false => (near.disk(POOLS[1].0, beta), None),
+        };
+        let guest = Arc::new(lab.guest(near).unwrap());
+        let far = far.map(|plan| Arc::new(lab.guest(plan).unwrap()));
         let forward = Forward::open(&guest, PORT).unwrap();
         let site = Self {
             api: Api::new(&format!("http://{}", forward.address())),
             guest,
+            far,
             exports,
             tandemd: Mutex::default(),
             log: Arc::default(),
+            far_log: Arc::default(),
             _forward: forward,
-            _lab: lab,
+            lab,
         };
+        for guest in [Some(&site.guest), site.far.as_ref()].into_iter().flatten() {
+            guest.boot().unwrap();
+            zfs::load(&**guest).unwrap();
+        }
+        for (pool, _) in POOLS {
+            let guest = site.guest_of(pool);
+            zfs::create_pool(&**guest, pool, &guest.disk(pool).unwrap().path()).unwrap();
+        }
+        site.guest.run(&["mkfs.ext4", "-q", &site.guest.disk("state").unwrap().path()]).unwrap();
         site.furnish();
         site.write_settings();
+        site.furnish_far();
+        site.start_far();
         site.launch(&[]);
         site
+    }
+
+    /// The machine on which a pool is.
+    pub fn guest_of(&self, pool: &str) -> &Arc<Guest> {
+        match &self.far {
+            Some(far) if pool == POOLS[1].0 => far,
+            _ => &self.guest,
+        }
     }
 
     /// What every boot needs before the server can start.
@@ -97,25 +131,28 @@ impl Site {
     }
 
     fn write_settings(&self) {
-        let address = self.guest.address();
         let mut text = format!(
-            "listen = \"127.0.0.1:{PORT}\"\nstate = \"{STATE}/state\"\nplugins = \"{PLUGINS}\"\n[auth]\nmode = \"noauth\"\n"
+            "host = \"site\"\nlisten = \"127.0.0.1:{PORT}\"\nstate = \"{STATE}/state\"\nplugins = \"{PLUGINS}\"\n[auth]\nmode = \"noauth\"\n"
         );
+        if self.far.is_some() {
+            text.push_str(&self.certified());
+        }
         for (pool, zone) in POOLS {
+            let apart = self.far.is_some() && pool == POOLS[1].0;
+            let place = if apart { format!("host = {FAR:?}\n") } else { String::new() };
             let export = match self.exports {
-                Exports::Nfs => format!("{{ kind = \"nfs\", address = \"{address}\" }}"),
+                Exports::Nfs => {
+                    format!("{{ kind = \"nfs\", address = \"{}\" }}", self.guest_of(pool).address())
+                }
                 Exports::None => "{ kind = \"none\" }".into(),
             };
             text.push_str(&format!(
-                "[[backends]]\nname = \"{pool}\"\ndriver = \"zfs\"\navailability_zone = \"{zone}\"\n\
+                "[[backends]]\nname = \"{pool}\"\ndriver = \"zfs\"\navailability_zone = \"{zone}\"\n{place}\
                  settings = {{ dataset = \"{pool}/tandem\", mounts = \"/srv/{pool}\", export = {export} }}\n"
             ));
         }
         let file = format!("{STATE}/tandem.toml");
-        let tee = self.guest.spawn(&Command::new(&["tee", &file]).input()).unwrap();
-        tee.input(text.as_bytes()).unwrap();
-        tee.input(b"").unwrap();
-        assert_eq!(tee.wait().unwrap().status, 0);
+        put(&self.guest, &file, &text);
         // A power cut must not find it on its way to the disk.
         self.guest.run(&["sync"]).unwrap();
     }
@@ -153,6 +190,16 @@ impl Site {
         }
     }
 
+    /// Waits until the server has killed itself, as it was told to.
+    pub fn dies(&self) {
+        wait::until("the server to kill itself", || self.is_dead().then_some(()));
+    }
+
+    /// Whether no server runs.
+    pub fn is_dead(&self) -> bool {
+        self.server().as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Cuts the power of the host.
     pub fn cut_power(&self) {
         self.guest.cut_power().unwrap();
@@ -165,7 +212,7 @@ impl Site {
     pub fn boot(&self) {
         self.guest.boot().unwrap();
         zfs::load(&*self.guest).unwrap();
-        for (pool, _) in POOLS {
+        for (pool, _) in POOLS.iter().filter(|(pool, _)| Arc::ptr_eq(self.guest_of(pool), &self.guest)) {
             zfs::import_pool(&*self.guest, pool).unwrap();
         }
         self.furnish();
@@ -177,8 +224,21 @@ impl Site {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A share type, a share in `zone-a`; the share's id.
+    /// A share type, a share of 1 GiB in `zone-a`; the share's id.
     pub fn share(&self, style: &str) -> String {
+        self.share_of(style, 1)
+    }
+
+    /// A share in a zone, which nothing replicates; its id.
+    pub fn share_in(&self, zone: &str) -> String {
+        let share_type = self.api.create_type("alone", "readable", &[]).unwrap();
+        let share = self.api.create_share(&share_type, zone).unwrap();
+        self.api.settle();
+        share
+    }
+
+    /// The same of so many GiB.
+    pub fn share_of(&self, style: &str, gib: u64) -> String {
         let name = format!("follows {style}");
         let types = self.api.get("v2/types").unwrap();
         let known = types["share_types"]
@@ -190,12 +250,12 @@ impl Site {
             Some(known) => word(&known["id"]),
             None => self.api.create_type(&name, style, &[]).unwrap(),
         };
-        let share = self.api.create_share(&share_type, POOLS[0].1).unwrap();
+        let share = self.api.create_share_of(&share_type, POOLS[0].1, gib).unwrap();
         self.api.settle();
         share
     }
 
-    /// Where a replica's content is, in the guest.
+    /// Where a replica's content is, on its machine.
     pub fn path(&self, replica: &str) -> String {
         let export = self.api.export(replica).unwrap().unwrap_or_else(|| panic!("{replica} is not reached"));
         let text = export.to_str().unwrap();
@@ -215,11 +275,21 @@ impl Site {
         });
     }
 
+    /// The machine on which a replica is.
+    pub fn guest_with(&self, replica: &str) -> &Arc<Guest> {
+        let rows = self.api.replicas().unwrap();
+        let row =
+            rows.iter().find(|row| row["id"] == replica).unwrap_or_else(|| panic!("no replica {replica}"));
+        let host = word(&row["host"]);
+        let pool = POOLS.iter().find(|(pool, _)| host.contains(&format!("@{pool}#")));
+        self.guest_of(pool.unwrap_or_else(|| panic!("{host} has no pool of this site")).0)
+    }
+
     /// Fills a share with files that nothing compresses; it must be reached.
     pub fn fill(&self, replica: &str, name: &str, mebibytes: u32) {
         let into = format!("of={}/{name}", self.path(replica));
         let count = format!("count={mebibytes}");
-        self.guest
+        self.guest_with(replica)
             .run(&["dd", "if=/dev/urandom", &into, "bs=1M", &count, "conv=fsync", "status=none"])
             .unwrap();
     }
@@ -228,7 +298,7 @@ impl Site {
     pub fn contents(&self, replica: &str) -> HashMap<String, String> {
         let find = ["find", ".", "-type", "f", "-exec", "sha256sum", "{}", "+"];
         let command = Command::new(&find).dir(&self.path(replica));
-        let output = self.guest.output(&command).unwrap();
+        let output = self.guest_with(replica).output(&command).unwrap();
         assert_eq!(output.status, 0, "{}", output.stderr_text());
         let said = output.stdout_text();
         said.lines()
@@ -237,9 +307,9 @@ impl Site {
             .collect()
     }
 
-    /// What a program of the guest printed; nothing when it failed.
-    pub fn try_run(&self, argv: &[&str]) -> Option<String> {
-        let output = self.guest.output(&Command::new(argv)).unwrap();
+    /// What a program printed on the machine of a pool; nothing when it failed.
+    pub fn try_run(&self, pool: &str, argv: &[&str]) -> Option<String> {
+        let output = self.guest_of(pool).output(&Command::new(argv)).unwrap();
         (output.status == 0).then(|| output.stdout_text())
     }
 
@@ -257,8 +327,19 @@ impl Drop for Site {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             println!("--- the end of tandemd's log\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+            let log = self.far_log.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let lines: Vec<&str> = log.lines().collect();
+            println!("--- and of the driver host's\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
         }
     }
+}
+
+/// Writes a file in a guest.
+fn put(guest: &Guest, file: &str, text: &str) {
+    let tee = guest.spawn(&Command::new(&["tee", file]).input()).unwrap();
+    tee.input(text.as_bytes()).unwrap();
+    tee.input(b"").unwrap();
+    assert_eq!(tee.wait().unwrap().status, 0);
 }
 
 /// Keeps what it prints until it ends or its host goes away.

@@ -32,9 +32,9 @@ cargo xtask <command>
         build the server and its drivers, start it in the foreground, say what to type next
   test [--only STEP]...
         install what is missing and run everything that CI runs
-  testbed setup | run KIND -- ARGV | shell KIND | --long
+  testbed setup | run KIND -- ARGV | shell KIND | --long [SUITE]...
         guests with real kernels (KIND: plain, zfs, lvm), without root and without hardware;
-        --long: every scenario in them, for hours
+        --long: every scenario in them, for hours, or only the suites that are named
   bench [NAME]...
         build for release and print the benchmarks
   tidy [--fast]

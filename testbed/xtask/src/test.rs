@@ -18,23 +18,25 @@ const TESTBED: &str = "tandem-testbed";
 const WALK: &str = "walk";
 /// The package of the guests, whose own tests boot some.
 const GUESTS: &str = "tandem-guests";
-/// The end-to-end tests that boot guests.
+/// What the names of the end-to-end tests that boot guests begin with.
 const IN_GUESTS: &str = "guests";
 /// The kill tests, which are repeated over ZFS in a guest.
 const KILL: &str = "kill";
+/// What conformance in guests is called where suites are named.
+const CONFORMANCE: &str = "conformance";
 const STEPS: &[&str] = &["tidy", "unit", "conformance", "up", "end-to-end", "guests"];
 
 /// Runs the steps, or only those that are named.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    steps_named(&only(arguments)?, false)
+    steps_named(&only(arguments)?, None)
 }
 
-/// Everything that needs guests, at length.
-pub(crate) fn long() -> Result<()> {
-    steps_named(&["guests".into()], true)
+/// Everything that needs guests, at length; or only these suites.
+pub(crate) fn long(suites: &[&str]) -> Result<()> {
+    steps_named(&["guests".into()], Some(suites))
 }
 
-fn steps_named(only: &[String], long: bool) -> Result<()> {
+fn steps_named(only: &[String], long: Option<&[&str]>) -> Result<()> {
     let wants = |step: &str| only.is_empty() || only.iter().any(|wanted| wanted == step);
     let start = Instant::now();
     let workspace = Workspace::load()?;
@@ -69,7 +71,7 @@ fn only(arguments: &[String]) -> Result<Vec<String>> {
 fn steps(
     workspace: &Workspace,
     wants: impl Fn(&str) -> bool,
-    long: bool,
+    long: Option<&[&str]>,
     report: &mut Report,
     total: &mut Counts,
 ) -> Result<()> {
@@ -138,7 +140,7 @@ fn steps(
 
 /// Whether a suite boots guests.
 fn boots(suite: &Suite) -> bool {
-    let inside = suite.package == TESTBED && suite.name == IN_GUESTS;
+    let inside = suite.package == TESTBED && suite.name.starts_with(IN_GUESTS);
     suite.integration && (suite.package == GUESTS || inside || lives_in(suite).is_some())
 }
 
@@ -156,18 +158,23 @@ fn in_guests(
     workspace: &Workspace,
     suites: &[Suite],
     cases: &[conformance::Case],
-    long: bool,
+    long: Option<&[&str]>,
     report: &mut Report,
     total: &mut Counts,
 ) {
     if !report.step("guests: modules", testbed::prepare) {
         return;
     }
+    let named = |name: &str| long.is_none_or(|only| only.is_empty() || only.contains(&name));
+    let suites: Vec<&Suite> = suites.iter().filter(|suite| named(&suite.name)).collect();
+    if suites.is_empty() && !named(CONFORMANCE) {
+        report.step("guests: suites", || Err(format!("there is no suite of the name {long:?}.")));
+    }
     let mut environment = vec![("TANDEM_ARTIFACTS", workspace.artifacts(false))];
-    if long {
+    if long.is_some() {
         environment.push(("TANDEM_LONG", "1".into()));
     }
-    for suite in suites.iter().filter(|suite| suite.package == GUESTS && boots(suite)) {
+    for suite in suites.iter().copied().filter(|suite| suite.package == GUESTS && boots(suite)) {
         report.step(&format!("guests: {}", suite.name), || all([suite], &environment, total));
     }
     for (suite, kind) in suites.iter().filter_map(|suite| Some((suite, lives_in(suite)?))) {
@@ -180,16 +187,16 @@ fn in_guests(
             some(add(total, counts), &counts)
         });
     }
-    for case in cases.iter().filter(|case| case.guest.is_some()) {
+    for case in cases.iter().filter(|case| case.guest.is_some() && named(CONFORMANCE)) {
         report.step(&format!("guests: conformance: {}", case.name), || {
             let counts = case.run(workspace)?;
             some(add(total, counts), &counts)
         });
     }
-    let deadline = if long { "28800" } else { "1800" };
+    let deadline = if long.is_some() { "28800" } else { "1800" };
     let bounded = || Run::new("timeout").args(["--foreground", "--kill-after=10", deadline]);
     for suite in suites.iter().filter(|suite| suite.package == TESTBED && boots(suite)) {
-        report.step("guests: scenarios", || {
+        report.step(&format!("guests: scenarios: {}", suite.name), || {
             let counts = suite.run_below(bounded(), &environment)?;
             some(add(total, counts), &counts)
         });

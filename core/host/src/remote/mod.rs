@@ -17,6 +17,7 @@ mod process;
 mod relay;
 mod serve;
 mod station;
+mod stop_at;
 mod tls;
 
 use std::os::fd::OwnedFd;

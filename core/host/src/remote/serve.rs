@@ -20,6 +20,7 @@ use super::far::{Line, SILENCE};
 use super::frame::{Frame, MOST_FIRST, Reader as _, Writer as _, unix};
 use super::message::{Greeting, Hello, VERSION, Wants};
 use super::station::Station;
+use super::stop_at::StopAt;
 use super::tls::{Identity, TlsFiles, is_for, why};
 use crate::{Discovery, discover};
 
@@ -73,7 +74,7 @@ pub async fn listen(
     let identity = Identity::load(&settings.name, &settings.tls)?;
     let door = Arc::new(Door {
         settings,
-        station: Station::new(found),
+        station: Station::new(found, StopAt::from_environment()?),
         acceptor: identity.acceptor(),
         strangers: Arc::new(Semaphore::new(STRANGERS)),
         connections: Arc::new(Semaphore::new(CONNECTIONS)),
@@ -214,7 +215,7 @@ pub async fn serve_child(socket: std::os::unix::net::UnixStream, plugins: &Path)
     let hello: Hello = first.parse().map_err(broken)?;
     // A lock of the server's, which lasts as long as this process.
     let _locks: Vec<OwnedFd> = first.fds;
-    let station = Station::new(discover(plugins));
+    let station = Station::new(discover(plugins), None);
     let session = Uuid::new_v4();
     let greeting = match versions(&hello) {
         Some(sentence) => Greeting::Refused(sentence),

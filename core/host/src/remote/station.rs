@@ -25,6 +25,7 @@ use super::far::{Line, MOST_CALLS, SILENCE};
 use super::frame::{Frame, MOST, Writer};
 use super::message::{Document, FarDriver, News, Order, Slot, Welcome, bytes, failed, raw};
 use super::relay::{self, Broken};
+use super::stop_at::{Side, StopAt};
 use crate::gate::Gate;
 use crate::layers::instance_of;
 use crate::plugin::encode;
@@ -40,6 +41,8 @@ pub(crate) struct Station {
     drivers: BTreeMap<String, Library>,
     report: Vec<FarDriver>,
     gate: Arc<Gate>,
+    /// Where a test wants the process to stop.
+    stop_at: Option<StopAt>,
     /// The connection that serves a server's back end.
     holders: Mutex<HashMap<(String, String), (Uuid, CancellationToken)>>,
     /// Where streams arrive, by connection.
@@ -55,11 +58,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Station {
-    pub(crate) fn new(found: Discovery) -> Arc<Self> {
+    pub(crate) fn new(found: Discovery, stop_at: Option<StopAt>) -> Arc<Self> {
         Arc::new(Self {
             report: found.report(),
             drivers: found.drivers,
             gate: Arc::default(),
+            stop_at,
             holders: Mutex::default(),
             berths: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -324,6 +328,12 @@ impl Serving {
             Ok(hold) => hold,
             Err(e) => return failed(&e),
         };
+        let reached = |side| {
+            if let Some(point) = &self.station.stop_at {
+                point.reached(&head.verb, side);
+            }
+        };
+        reached(Side::Start);
         let mut work = driver.call(bytes(request), std::mem::take(&mut moored.fds));
         let answer = tokio::select! {
             biased;
@@ -345,6 +355,7 @@ impl Serving {
                 }
             }
         };
+        reached(Side::End);
         drop(hold);
         moored.over.cancel();
         for succeeded in moored.outward {

@@ -14,7 +14,7 @@ const HELP: &str = "\
 cargo xtask testbed setup              install what is missing, build the kernel modules once
 cargo xtask testbed run KIND -- ARGV   run a command in a guest; this repository is at the same path in it
 cargo xtask testbed shell KIND         be in a guest
-cargo xtask testbed --long             every scenario in guests, and what is random more often: hours
+cargo xtask testbed --long [SUITE]...  every scenario in guests, and what is random more often: hours; or only these suites
 KIND is plain, zfs or lvm; each has the disks alpha, beta and gamma, and pools of them where it has a technology.";
 
 /// Does what the arguments ask for.
@@ -23,7 +23,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     match words.as_slice() {
         ["setup"] => setup::prepare().map(|remark| println!("{remark}")),
         ["run", kind, "--", argv @ ..] if !argv.is_empty() => guest("run", kind, argv),
-        ["--long"] => test::long(),
+        ["--long", suites @ ..] => test::long(suites),
         ["shell", kind] => guest("shell", kind, &[]),
         _ => Err(format!("testbed does not know {arguments:?}.\n{HELP}")),
     }
