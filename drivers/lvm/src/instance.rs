@@ -339,22 +339,17 @@ impl Inner {
 
     /// Removes an instance and every trace of it.
     async fn delete(&self, cx: &OpContext, id: InstanceId) -> Result<Outcome<()>> {
-        match self.look(cx, id).await? {
-            Found::Nothing | Found::Foreign => {
-                let (path, exporter) = (self.path(id), self.exporter.clone());
-                // A killed deletion may have left its export, its folder or its lock.
-                let closed = self.exporter.close(cx, &id.to_string(), &path).await?;
-                let unmounted = if path.exists() {
-                    cx.blocking(move |_| crate::mount::unmount(&path, &exporter)).await?
-                } else {
-                    false
-                };
-                let _ = std::fs::remove_file(self.lock_path(id));
-                return Ok(outcome(closed || unmounted, ()));
-            }
-            Found::Instance(_) => {}
-        }
-        let Some(mut locked) = self.lock(cx, id).await? else { return Ok(Outcome::Unchanged(())) };
+        let Some(mut locked) = self.lock(cx, id).await? else {
+            let (path, exporter) = (self.path(id), self.exporter.clone());
+            // A killed deletion may have left its export or its folder.
+            let closed = self.exporter.close(cx, &id.to_string(), &path).await?;
+            let unmounted = if path.exists() {
+                cx.blocking(move |_| crate::mount::unmount(&path, &exporter)).await?
+            } else {
+                false
+            };
+            return Ok(outcome(closed || unmounted, ()));
+        };
         self.remove(cx, &mut locked.image).await?;
         let _ = std::fs::remove_file(self.lock_path(id));
         tracing::info!(instance = %id, "Deleted the instance.");
@@ -367,7 +362,8 @@ impl Inner {
         image.meta.deleting = true;
         image.meta.attached = None;
         self.save(cx, image).await?;
-        self.take_away(cx, image).await?;
+        self.exporter.close(cx, &id.to_string(), &self.path(id)).await?;
+        self.unmount(cx, image).await?;
         // By name and mark: should it have become somebody else's meanwhile, it stays.
         let marked = format!("lv_tags={MARK}");
         self.worker.run(cx, &["lvremove", "-y", "-S", &marked, &self.of(id)]).await?;

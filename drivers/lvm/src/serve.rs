@@ -99,7 +99,10 @@ impl Inner {
     pub(crate) async fn mount(&self, cx: &OpContext, image: &mut Image, read_only: bool) -> Result<()> {
         self.activate(cx, image).await?;
         let (node, filesystem) = (image.volume.node.clone(), image.meta.birth.filesystem);
-        filesystem.repair(cx, &node).await?;
+        // One that was made this moment is in order.
+        if image.meta.made {
+            filesystem.repair(cx, &node).await?;
+        }
         let path = self.path(image.meta.birth.instance);
         cx.blocking(move |_| mount::mount(&node, filesystem, &path, read_only)).await
     }

@@ -118,12 +118,12 @@ impl Inner {
 
     /// An instance to change; `None` when it is not there.
     pub(crate) async fn lock(&self, cx: &OpContext, id: InstanceId) -> Result<Option<Locked>> {
-        if self.find(cx, id).await?.is_none() {
-            return Ok(None);
-        }
         let lock = self.lock_file(id)?;
-        // What was read before the lock may be old.
-        Ok(self.find(cx, id).await?.map(|image| Locked { image, _lock: lock }))
+        let Some(image) = self.find(cx, id).await? else {
+            let _ = fs::remove_file(self.lock_path(id));
+            return Ok(None);
+        };
+        Ok(Some(Locked { image, _lock: lock }))
     }
 
     /// [`lock`](Self::lock), where its absence is an error, and its being deleted one too.
