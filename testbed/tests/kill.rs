@@ -45,6 +45,9 @@ fn main() -> ExitCode {
             matrix::run(kind, Beneath::Directory, long, &TABLE);
         }));
     }
+    trials.push(trial("migrate_by_the_driver_at_each_event".into(), move || {
+        matrix::run(Kind::Assist, Beneath::Directory, long, &TABLE);
+    }));
     trials.push(trial("a_storm".into(), move || storm::run(seed, if long { 150 } else { 12 }, &TABLE)));
     let lives = if long {
         &[Kind::Promote, Kind::Migrate, Kind::Sync, Kind::CreateReplica, Kind::CreateShare][..]

@@ -7,7 +7,7 @@ use tandem_sdk::contract::{
     EnsureInstance, InstanceId, InstanceInfo, InstanceSpec, Observation, ObserveInstance, Outcome, Pool,
     ResizeInstance, ResourceKind, Role, RuleReport, Style, UpdateAccess,
 };
-use tandem_sdk::{Attachable, Driver, Error, OpContext, Result, mirror};
+use tandem_sdk::{Attachable, Driver, Error, ErrorKind, OpContext, Result, mirror};
 
 use crate::store::{Meta, Store, from_mirror, io_error, sync_dir};
 use crate::{Config, Directory, TOKEN, observe};
@@ -150,7 +150,11 @@ pub(crate) fn create(store: &Store, spec: InstanceSpec, role: Role) -> Result<Ou
             // Only a deletion that was killed at its very end leaves a folder without meta data.
             mirror::remove_path(&dir, &|| false).map_err(|e| from_mirror(&e))?;
         }
-        return Ok(Outcome::Changed(store.make(Meta::new(spec, role))?.info()));
+        let mut made = store.make(Meta::new(spec, role))?;
+        if role == Role::Destination {
+            crate::migration::lay(&mut made)?;
+        }
+        return Ok(Outcome::Changed(made.info()));
     };
     if spec.epoch < instance.meta.epoch {
         return Err(Error::stale_epoch(spec.epoch, instance.meta.epoch));
@@ -162,6 +166,9 @@ pub(crate) fn create(store: &Store, spec: InstanceSpec, role: Role) -> Result<Ou
         ))
         .with("exists_for_resource", instance.meta.spec.resource)
         .with("exists_with_bytes", instance.meta.spec.size_bytes));
+    }
+    if instance.meta.role == Role::Destination {
+        crate::migration::lay(&mut instance)?;
     }
     if instance.meta.role == role {
         instance.serve()?;
@@ -186,7 +193,7 @@ fn check(store: &Store, spec: &InstanceSpec, role: Role) -> Result<()> {
         )));
     }
     match spec.replication.as_ref().map(|r| r.style) {
-        None if role == Role::Active => Ok(()),
+        None if matches!(role, Role::Active | Role::Destination) => Ok(()),
         None => Err(Error::invalid("a replica needs a replication style")),
         Some(Style::Readable | Style::Dr) => Ok(()),
         Some(style) => Err(Error::unsupported(format!(
@@ -228,7 +235,11 @@ pub(crate) fn delete(store: &Store, id: InstanceId, cx: &OpContext) -> Result<Ou
         changed = true;
         if !instance.meta.deleting {
             instance.meta.deleting = true;
-            instance.save()?;
+            match instance.save() {
+                // Where there is no room to say so, it goes all the same: that makes room.
+                Err(e) if e.kind == ErrorKind::OutOfSpace => {}
+                other => other?,
+            }
         }
         instance.unexport()?;
         // The meta data last: until then every call knows what this was.

@@ -2,11 +2,13 @@
 //!
 //! A share is a folder; its export is the path of a symlink to it, on this host. Points are manifests with content
 //! hashes, replicas follow by streams that carry only what changed, and each new version of a replica is built beside
-//! the old one and put in its place by one rename. What a folder cannot do is not claimed: it enforces no access rules,
+//! the old one and put in its place by one rename. To another back end of folders on the same host a share is migrated
+//! in place, while its users write. What a folder cannot do is not claimed: it enforces no access rules,
 //! cannot be quiesced, and cannot hold a size; a share over its size is reported, and replicated no further.
 
 mod config;
 mod instance;
+mod migration;
 mod observe;
 mod replication;
 mod store;
@@ -24,4 +26,4 @@ pub struct Directory {
     store: Store,
 }
 
-tandem_sdk::export_driver!(Directory: Replication, Streamed, Attachable);
+tandem_sdk::export_driver!(Directory: Replication, Streamed, Attachable, Reachable, Migration);

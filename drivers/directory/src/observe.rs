@@ -3,14 +3,16 @@
 use std::fs;
 
 use tandem_sdk::contract::{
-    AttachKind, Capabilities, Epoch, Health, InstanceId, Observation, PointId, PointInfo, Pool,
-    ReplicaReport, ReplicaState, ReplicationCapability, ResourceId, ResumeToken, Role, Style, Transport,
+    AttachKind, Capabilities, Epoch, Health, InstanceId, MigrationCapability, Observation, PointId,
+    PointInfo, Pool, ReplicaReport, ReplicaState, ReplicationCapability, ResourceId, ResumeToken, Role,
+    Style, Transport,
 };
 use tandem_sdk::mirror::{self, Control, ManifestReader, RootMode, STREAM_FORMAT};
 use tandem_sdk::{Error, OpContext, Result};
 
 use crate::TOKEN;
 use crate::config::Config;
+use crate::migration::{SYSTEM, system};
 use crate::store::{Instance, Meta, Store, from_mirror, io_error};
 
 /// What a folder can do.
@@ -30,6 +32,11 @@ pub(crate) fn capabilities(config: &Config) -> Capabilities {
             lag_bytes: false,
         }),
         attach: Some(AttachKind::Tree),
+        migration: Some(MigrationCapability {
+            to_drivers: vec!["directory".to_owned()],
+            ..Default::default()
+        }),
+        extra: [(SYSTEM.to_owned(), system().into())].into_iter().collect(),
         ..Capabilities::default()
     }
 }

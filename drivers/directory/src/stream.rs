@@ -71,7 +71,8 @@ fn discard(instance: &Instance, cx: &OpContext) -> Result<()> {
 }
 
 /// Tells the manager how far the copying library is.
-fn tell(cx: &OpContext) -> impl Fn(Step<'_>) + Sync + '_ {
+/// Progress of a copy, as the call's own.
+pub(crate) fn tell(cx: &OpContext) -> impl Fn(Step<'_>) + Sync + '_ {
     |step| {
         let mut progress = Progress::of(step.phase, step.done, step.total);
         progress.current = Some(step.current.to_owned()).filter(|current| !current.is_empty());

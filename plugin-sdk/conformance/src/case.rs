@@ -36,6 +36,8 @@ pub enum Needs {
     Quiesce,
     /// Storage that replicates by itself.
     Storage,
+    /// Migration by the driver.
+    Migration,
     /// Streams, in the style `readable`.
     StreamsReadable,
     /// Streams, in the style `dr`.
@@ -57,6 +59,7 @@ impl Needs {
                 .is_some_and(|r| matches!(r.transport, Transport::Streamed { resumable: true, .. })),
             Self::Quiesce => replication.is_some_and(|r| r.quiesce),
             Self::Storage => replication.is_some_and(|r| matches!(r.transport, Transport::Storage { .. })),
+            Self::Migration => capabilities.migration.is_some(),
             Self::StreamsReadable => streams && style(Style::Readable),
             Self::StreamsDr => streams && style(Style::Dr),
         }
@@ -65,12 +68,21 @@ impl Needs {
 
 /// Every case.
 pub fn cases() -> Vec<Case> {
-    use crate::cases::{access, calls, instances, roles, storage, streams, what};
-    [what::CASES, instances::CASES, access::CASES, calls::CASES, roles::CASES, streams::CASES, storage::CASES]
-        .into_iter()
-        .flatten()
-        .map(|case| Case { law: case.law, name: case.name, needs: case.needs, run: case.run })
-        .collect()
+    use crate::cases::{access, calls, instances, migration, roles, storage, streams, what};
+    [
+        what::CASES,
+        instances::CASES,
+        access::CASES,
+        calls::CASES,
+        roles::CASES,
+        streams::CASES,
+        storage::CASES,
+        migration::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|case| Case { law: case.law, name: case.name, needs: case.needs, run: case.run })
+    .collect()
 }
 
 /// A list of cases: law, name, need, function.

@@ -161,7 +161,7 @@ fn judge(lab: &Lab, kind: Kind, lost: bool) -> String {
         }
         Kind::DeleteReplica => assert_eq!(lab.replicas_of(lab.share()).len(), 1),
         Kind::DeleteShare => assert!(shares.is_empty()),
-        Kind::Migrate => {
+        Kind::Migrate | Kind::Assist => {
             let now = lab.only_replica(lab.share(), "active");
             assert_ne!(now, lab.active(), "it is where it was");
             let share = lab.ask(|api| api.share(lab.share()));
@@ -178,7 +178,7 @@ fn unchanged(lab: &Lab, kind: Kind) {
     match kind {
         Kind::CreateShare => assert!(shares.is_empty()),
         Kind::CreateReplica | Kind::DeleteShare => assert_eq!(lab.replicas_of(lab.share()).len(), 1),
-        Kind::Migrate => assert_eq!(lab.only_replica(lab.share(), "active"), lab.active()),
+        Kind::Migrate | Kind::Assist => assert_eq!(lab.only_replica(lab.share(), "active"), lab.active()),
         Kind::Sync | Kind::Promote | Kind::DeleteReplica => {
             assert_eq!(lab.only_replica(lab.share(), "active"), lab.active());
             assert_eq!(lab.in_sync(lab.share()), [lab.replica()]);

@@ -36,6 +36,8 @@ pub enum Kind {
     DeleteShare,
     /// `migrate_share`, copied from host to host and completed by itself.
     Migrate,
+    /// The same by the driver.
+    Assist,
 }
 
 impl Kind {
@@ -48,7 +50,7 @@ impl Kind {
             Self::Promote => "promote",
             Self::DeleteReplica => "delete_replica",
             Self::DeleteShare => "delete_share",
-            Self::Migrate => "migrate",
+            Self::Migrate | Self::Assist => "migrate",
         }
     }
 
@@ -56,7 +58,7 @@ impl Kind {
     pub fn stage(self) -> Stage {
         match self {
             Self::CreateShare => Stage::Nothing,
-            Self::CreateReplica | Self::DeleteShare | Self::Migrate => Stage::Share,
+            Self::CreateReplica | Self::DeleteShare | Self::Migrate | Self::Assist => Stage::Share,
             Self::Sync | Self::Promote | Self::DeleteReplica => Stage::Pair,
         }
     }
@@ -85,9 +87,9 @@ impl Kind {
             }
             Self::DeleteReplica => lab.api.delete_replica(lab.replica()),
             Self::DeleteShare => lab.api.delete_share(lab.share()),
-            Self::Migrate => {
+            Self::Migrate | Self::Assist => {
                 lab.write(&lab.api.export(lab.active())?.ok_or(Gone)?, "last word");
-                let body = json!({"migrate_share": {"host": other_pool(lab)?, "force_host_copy": true}});
+                let body = json!({"migrate_share": {"host": other_pool(lab)?, "force_host_copy": self == Self::Migrate}});
                 let (status, said) = lab.api.share_action(lab.share(), "2.7", true, &body)?;
                 assert_eq!(status, 202, "{said}");
                 Ok(())
