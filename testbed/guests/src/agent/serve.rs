@@ -3,19 +3,26 @@
 use super::LINE;
 use crate::Result;
 use crate::wire::{Ended, Frame, Kind, LONGEST, Start};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 type Line = Arc<Mutex<File>>;
 type Running = Arc<Mutex<HashMap<u32, Handle>>>;
+
+/// The longest that what a command has printed may take to the other end.
+const HANDED_ON: Duration = Duration::from_secs(30);
 
 /// A command that runs.
 #[derive(Debug)]
@@ -93,7 +100,7 @@ fn start(line: &Line, running: &Running, frame: &Frame) {
         let status = child.wait();
         lock(&running).remove(&id);
         // Output that a daemon it left behind still holds open is not waited for, but what was printed is handed on.
-        settle(pumps);
+        settle(&pumps);
         match status {
             Ok(status) => {
                 let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
@@ -104,12 +111,11 @@ fn start(line: &Line, running: &Running, frame: &Frame) {
     });
 }
 
-fn settle(pumps: Vec<std::thread::JoinHandle<()>>) {
-    let until = std::time::Instant::now() + std::time::Duration::from_millis(300);
-    for pump in pumps {
-        while !pump.is_finished() && std::time::Instant::now() < until {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
+/// Waits until everything that lies in the pipes was handed on, however slow the line; daemons may hold them open for ever.
+fn settle(pumps: &[Pump]) {
+    let until = Instant::now() + HANDED_ON;
+    while pumps.iter().any(Pump::has_more) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -167,19 +173,49 @@ fn terminal((columns, rows): (u16, u16)) -> Result<(File, File)> {
     Ok((File::from(master), File::from(slave)))
 }
 
-fn pump(
-    line: &Line,
-    id: u32,
-    kind: Kind,
-    mut from: impl Read + Send + 'static,
-) -> std::thread::JoinHandle<()> {
-    let line = line.clone();
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; LONGEST / 4];
-        while let Ok(length @ 1..) = from.read(&mut buffer) {
-            send(&line, &Frame::new(id, kind, &buffer[..length]));
+/// Hands on what a command prints.
+struct Pump {
+    thread: JoinHandle<()>,
+    /// A second descriptor of what is read.
+    from: Option<File>,
+    /// Held from before something is read until it was sent.
+    sending: Arc<Mutex<()>>,
+}
+
+impl Pump {
+    /// Whether something was printed that has not been sent.
+    fn has_more(&self) -> bool {
+        if self.thread.is_finished() {
+            return false;
         }
-    })
+        let _not_now = lock(&self.sending);
+        self.from.as_ref().is_none_or(|from| waits(from, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })))
+    }
+}
+
+/// Whether there is something to read, or its end, within that time.
+fn waits(from: &File, within: Option<&Timespec>) -> bool {
+    let mut looked = [PollFd::new(from, PollFlags::IN)];
+    !matches!(poll(&mut looked, within), Ok(0))
+}
+
+fn pump(line: &Line, id: u32, kind: Kind, from: impl Into<OwnedFd>) -> Pump {
+    let mut from = File::from(from.into());
+    let sending = Arc::<Mutex<()>>::default();
+    let (line, second, sends) = (line.clone(), from.try_clone().ok(), sending.clone());
+    let thread = std::thread::spawn(move || {
+        let mut buffer = vec![0; LONGEST / 4];
+        loop {
+            waits(&from, None);
+            let _now = lock(&sends);
+            match from.read(&mut buffer) {
+                Ok(length @ 1..) => send(&line, &Frame::new(id, kind, &buffer[..length])),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                _ => return,
+            }
+        }
+    });
+    Pump { thread, from: second, sending }
 }
 
 fn input(running: &Running, frame: &Frame) {
@@ -195,5 +231,30 @@ fn kill(running: &Running, id: u32) {
     if let Some(handle) = lock(running).get(&id) {
         let _ = rustix::process::kill_process_group(handle.pid, Signal::KILL);
         let _ = rustix::process::kill_process(handle.pid, Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_printed_is_handed_on_before_the_end_however_slow_the_line() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let line: Line = Arc::new(Mutex::new(File::from(writer)));
+        let argv = ["head", "-c", "200000", "/dev/zero"].map(str::to_owned).to_vec();
+        let wanted = Start { argv, dir: None, env: Vec::new(), input: false, terminal: None };
+        start(&line, &Running::default(), &Frame::json(7, Kind::Start, &wanted).unwrap());
+        let (mut reader, mut printed) = (File::from(reader), 0);
+        loop {
+            std::thread::sleep(Duration::from_millis(100));
+            let frame = Frame::read(&mut reader).unwrap();
+            match frame.kind {
+                Kind::Output => printed += frame.bytes.len(),
+                Kind::Ended => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(printed, 200_000);
     }
 }
