@@ -258,7 +258,22 @@ impl Pair {
         self.source.call(&cx(), make).await.unwrap().into_inner()
     }
 
+    /// A transfer as the manager makes it: from where the destination is, and anew when it was looked at while it still took
+    /// in an earlier one.
     async fn sync(&self, dest: &Backend, to: &PointInfo) -> Result<tandem_host::Transferred> {
+        let until = tokio::time::Instant::now() + tandem_testbed::wait::LONG;
+        loop {
+            match self.try_sync(dest, to).await {
+                Err(e) if e.to_string().contains("is looked at again") => {
+                    assert!(tokio::time::Instant::now() < until, "{e}");
+                    assert!(e.kind == ErrorKind::Unavailable && e.retry == Retry::Safe, "{e:?}");
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_sync(&self, dest: &Backend, to: &PointInfo) -> Result<tandem_host::Transferred> {
         let seen = dest.call(&cx(), ObserveInstance { instance: self.replica.instance }).await?.unwrap();
         let resume = seen.resume.filter(|token| token.to == Some(to.id));
         let formats = match self.source.capabilities().replication.as_ref().map(|r| &r.transport) {

@@ -56,6 +56,12 @@ pub enum Error {
     /// The stream does not continue what lies here.
     #[error("the stream does not fit what lies here: {0}")]
     OutOfStep(String),
+    /// The stream continues this very transfer, from another place than it has come to: whoever asked where to go on was
+    /// answered while an earlier, cut stream was still being taken in. Nothing is lost; ask again.
+    #[error(
+        "what lies here of this transfer is not where the stream continues; it is kept, and goes on once it is looked at again"
+    )]
+    MovedOn,
 }
 
 impl Error {

@@ -182,14 +182,14 @@ impl Staging {
     /// Continues what lies in `dir` when `header` does so exactly, or starts anew when `header` starts.
     pub(crate) fn open(dir: &Path, header: &Header) -> Result<Self> {
         let found = staged(dir)?;
-        let fits = found.as_ref().is_some_and(|s| {
-            s.label == header.label
-                && s.base == header.base
-                && s.root == header.root
-                && s.resume == header.resume
-        });
+        let same =
+            found.filter(|s| s.label == header.label && s.base == header.base && s.root == header.root);
+        let fits = same.as_ref().is_some_and(|s| s.resume == header.resume);
         if !fits || header.resume.is_start() {
             if !header.resume.is_start() {
+                if same.is_some() {
+                    return Err(Error::MovedOn);
+                }
                 return Err(Error::OutOfStep("it continues a transfer of which nothing is left here".into()));
             }
             Self::clear(dir)?;

@@ -96,6 +96,41 @@ fn the_end_may_be_lost_and_the_tree_half_built() {
 }
 
 #[test]
+fn a_stream_that_continues_from_an_earlier_place_costs_nothing_that_arrived() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, staging) = (dir.path().join("source"), dir.path().join("staging"));
+    fs::create_dir(&source).unwrap();
+    every_kind(&source);
+    let manifest = dir.path().join("manifest");
+    describe(&source, None, &manifest);
+    let mut sync = Sync {
+        source: &source,
+        manifest: &manifest,
+        base: None,
+        spare: None,
+        variants: Variants::new(),
+        resume: Resume::default(),
+        staging: &staging,
+        cut: Some(1_000_000),
+    };
+    assert!(matches!(sync.run().1, Err(Error::Cut)));
+    let early = staged(&staging).unwrap().unwrap();
+    (sync.resume, sync.cut) = (early.resume.clone(), Some(1_000_000));
+    assert!(matches!(sync.run().1, Err(Error::Cut)));
+    let late = staged(&staging).unwrap().unwrap();
+    assert!(late.bytes > early.bytes);
+    // Somebody who looked before the second cut.
+    (sync.resume, sync.cut) = (early.resume, None);
+    assert!(matches!(sync.run().1, Err(Error::MovedOn)));
+    let kept = staged(&staging).unwrap().unwrap();
+    assert_eq!((&kept.resume, kept.bytes), (&late.resume, late.bytes));
+    sync.resume = kept.resume;
+    let (_, _, received) = sync.succeed();
+    assert!(received.bytes < 1_800_000, "{} bytes", received.bytes);
+    assert_same(&source, &staging.join("tree"));
+}
+
+#[test]
 fn what_changed_after_the_point_is_sent_newer_and_told() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("source");

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use tandem_sdk::contract::{
-    DiscardPartial, MakePoint, Outcome, PointInfo, Progress, Receive, ReceiveSpec, ReleasePoint, Role,
+    DiscardPartial, MakePoint, Outcome, PointInfo, Progress, Receive, ReceiveSpec, ReleasePoint, Retry, Role,
     SendSpec, SendStream, TransferReport,
 };
 use tandem_sdk::mirror::{
@@ -232,6 +232,7 @@ fn send(store: &Store, spec: &SendSpec, stream: OwnedFd, cx: &OpContext) -> Resu
 fn stopped(cx: &OpContext, e: &mirror::Error) -> Error {
     match (e, cx.check()) {
         (mirror::Error::Cancelled, Err(stop)) => stop,
+        (mirror::Error::MovedOn, _) => Error::unavailable(e.to_string()).retry(Retry::Safe),
         _ => from_mirror(e),
     }
 }
