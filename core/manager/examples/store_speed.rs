@@ -70,7 +70,7 @@ fn operation(n: u64) -> Operation {
         seq: 1,
         share_id: ResourceId(id(1, n)),
         project_id: "project-0".into(),
-        intent: Intent::Sync { instance: InstanceId(id(2, n)), asked: false },
+        intent: Intent::Sync { instance: InstanceId(id(2, n)), asked: false, point: None },
         request_id: None,
         status: OpStatus::Accepted,
         cancel: false,

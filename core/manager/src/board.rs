@@ -1,7 +1,7 @@
 //! The board: what is true only now, and is observed again after a start. Progress of running operations, and how
 //! fresh replicas are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard};
 
 use tandem_contract::{InstanceId, OpId, Progress, ResourceId};
@@ -26,8 +26,8 @@ pub(crate) struct Freshness {
 pub(crate) struct Board {
     progress: Mutex<HashMap<OpId, Progress>>,
     fresh: Mutex<HashMap<InstanceId, Freshness>>,
-    /// Shares that came to have followers since the schedule looked last.
-    followed: Mutex<Vec<ResourceId>>,
+    /// Shares that are to be looked at without delay.
+    to_look_at: Mutex<BTreeSet<ResourceId>>,
     /// What is to be tried again.
     pub chores: Chores,
     /// Shares at rest, so that a look at them reads no rows.
@@ -71,14 +71,15 @@ impl Board {
         change(lock(&self.fresh).entry(instance).or_default());
     }
 
-    /// A share came to have followers.
-    pub fn follow(&self, share: ResourceId) {
-        lock(&self.followed).push(share);
+    /// A share came to have followers, or another active one, or is back: it is to be looked at without delay.
+    pub fn look_at(&self, share: ResourceId) {
+        lock(&self.to_look_at).insert(share);
     }
 
-    /// Those shares, once.
-    pub fn take_followed(&self) -> Vec<ResourceId> {
-        std::mem::take(&mut *lock(&self.followed))
+    /// So many of those shares, once.
+    pub fn take_to_look_at(&self, most: usize) -> Vec<ResourceId> {
+        let mut all = lock(&self.to_look_at);
+        std::iter::from_fn(|| all.pop_first()).take(most).collect()
     }
 
     /// Forgets an instance.

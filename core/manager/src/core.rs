@@ -80,8 +80,10 @@ impl Core {
                     self.board.watched.forget(share);
                     for op in &operations {
                         self.queue.note(op);
-                        if matches!(op.intent, Intent::CreateReplica { .. }) && op.status.is_finished() {
-                            self.board.follow(share);
+                        let changes =
+                            matches!(op.intent, Intent::CreateReplica { .. } | Intent::Promote { .. });
+                        if changes && op.status.is_finished() {
+                            self.board.look_at(share);
                         }
                     }
                     self.wake.notify_one();

@@ -203,8 +203,14 @@ fn plans(page: &mut String) {
             false,
             false,
         ),
-        ("sync, streamed", Intent::Sync { instance: NEW, asked: true }, false, false, false),
-        ("sync, by the storage", Intent::Sync { instance: NEW, asked: true }, true, false, false),
+        ("sync, streamed", Intent::Sync { instance: NEW, asked: true, point: None }, false, false, false),
+        (
+            "sync, by the storage",
+            Intent::Sync { instance: NEW, asked: true, point: None },
+            true,
+            false,
+            false,
+        ),
         (
             "promote, streamed, can quiesce",
             Intent::Promote { instance: NEW, quiesce_wait_seconds: None },

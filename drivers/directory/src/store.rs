@@ -24,12 +24,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, flock};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tandem_sdk::mirror::{self, Tree, write_whole};
 use tandem_sdk::{
-    Epoch, Error, ErrorKind, ExportLocation, InstanceId, InstanceInfo, InstanceSpec, PointId, PointInfo,
-    Result, Role, Style,
+    Epoch, Error, ExportLocation, InstanceId, InstanceInfo, InstanceSpec, Lock, PointId, PointInfo, Result,
+    Role, Style,
 };
 
 use crate::config::Config;
@@ -174,19 +173,10 @@ impl Store {
     pub(crate) fn lock(&self, id: InstanceId) -> Result<Option<Instance>> {
         let Some(instance) = self.find(id)? else { return Ok(None) };
         let folder = File::open(&instance.dir).map_err(|e| io_error("open", &instance.dir, &e))?;
-        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                return Err(Error::new(
-                    ErrorKind::Busy,
-                    format!("another call is changing instance {id}; it must end first"),
-                ));
-            }
-            Err(e) => return Err(io_error("lock", &instance.dir, &e.into())),
-        }
+        let lock = Lock::take(folder, id)?;
         // What was read before the lock may be old.
         let Some(mut instance) = self.find(id)? else { return Ok(None) };
-        instance.lock = Some(folder);
+        instance.lock = Some(lock);
         instance.recover()?;
         Ok(Some(instance))
     }
@@ -275,7 +265,7 @@ pub(crate) struct Instance {
     pub(crate) meta: Meta,
     store: Store,
     /// Held until the call ends.
-    lock: Option<File>,
+    lock: Option<Lock>,
 }
 
 impl Instance {

@@ -89,11 +89,16 @@ fn resync(sites: &mut Sites, id: InstanceId, same: bool) {
 /// One step of a resync, if one is needed and a source is there.
 pub(crate) fn advance(sites: &mut Sites, site: &str, id: InstanceId) {
     let Some(instance) = get(sites, id) else { return };
-    if instance.up_to_date || !follows(instance) || sites.get(site).is_none_or(|s| s.down) {
+    if !follows(instance) || sites.get(site).is_none_or(|s| s.down) {
         return;
     }
     let Some(data) = source_of(sites, instance) else { return };
     let Some(instance) = get_mut(sites, id) else { return };
+    // A peer that became active meanwhile may hold what this one never saw; real storage compares generations.
+    instance.up_to_date &= instance.data == data;
+    if instance.up_to_date {
+        return;
+    }
     if instance.resync_left == 0 {
         // It lost its source in between and starts again.
         instance.resync_left = RESYNC;

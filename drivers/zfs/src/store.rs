@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::PathBuf;
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-use tandem_sdk::{Error, InstanceId, OpContext, Result};
+use tandem_sdk::{Error, InstanceId, Lock, OpContext, Result};
 
 use crate::image::{self, Found, Image};
 use crate::meta::Meta;
@@ -18,16 +16,6 @@ pub(crate) struct Locked {
     pub(crate) image: Image,
     /// Held until the call ends.
     _lock: Lock,
-}
-
-/// A lock on an instance.
-pub(crate) struct Lock(File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Closing is not enough: a tool that another call is starting holds the file too, until it runs.
-        let _ = flock(&self.0, FlockOperation::Unlock);
-    }
 }
 
 impl Inner {
@@ -73,19 +61,11 @@ impl Inner {
                 .write(true)
                 .open(&path)
                 .map_err(|e| failed("open", &path, &e))?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => {
-                    return Err(Error::busy(format!(
-                        "another call is changing instance {id}; it must end first"
-                    )));
-                }
-                Err(e) => return Err(failed("lock", &path, &e.into())),
-            }
+            let lock = Lock::take(file, id)?;
             // A deletion may have removed the file between the two.
-            let same = rustix::fs::fstat(&file).ok().zip(rustix::fs::stat(&path).ok());
+            let same = rustix::fs::fstat(lock.file()).ok().zip(rustix::fs::stat(&path).ok());
             if same.is_some_and(|(ours, there)| (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)) {
-                return Ok(Lock(file));
+                return Ok(lock);
             }
         }
     }

@@ -152,41 +152,71 @@ pub(super) fn placed(rows: &[Value], backend: &str) -> BTreeSet<String> {
 fn folders(root: &Path, backend: &str, rows: &[Value]) -> Vec<String> {
     let wanted = placed(rows, backend);
     let mut found = Vec::new();
-    let mut strange = |what: &str, is: &BTreeSet<String>, should: &BTreeSet<String>| {
+    let strange = |found: &mut Vec<String>, what: &str, is: &BTreeSet<String>, should: &BTreeSet<String>| {
         if is != should {
             found.push(format!("{backend}: {what} are {is:?}, and should be {should:?}"));
         }
     };
-    strange("instances", &names(&root.join("instances")), &wanted);
-    strange("exports", &names(&root.join("exports")), &wanted);
+    strange(&mut found, "instances", &names(&root.join("instances")), &wanted);
+    strange(&mut found, "exports", &names(&root.join("exports")), &wanted);
     for row in rows.iter().filter(|row| wanted.contains(&word(&row["id"]))) {
         let id = word(&row["id"]);
         let folder = root.join("instances").join(&id);
         let usual: BTreeSet<String> = ["meta.json", "points", "versions"].map(String::from).into();
-        strange(&format!("the parts of {id}"), &names(&folder), &usual);
+        strange(&mut found, &format!("the parts of {id}"), &names(&folder), &usual);
         let versions = names(&folder.join("versions"));
         if versions.is_empty() || versions.len() > 2 {
-            strange(&format!("the versions of {id}"), &versions, &BTreeSet::from(["one or two".into()]));
+            strange(
+                &mut found,
+                &format!("the versions of {id}"),
+                &versions,
+                &BTreeSet::from(["one or two".into()]),
+            );
         }
         if row["replica_state"] == "active" {
-            let share = &row["share_id"];
-            let needed: BTreeSet<String> = rows
-                .iter()
-                .filter(|r| r["share_id"] == *share && r["replica_state"] != "active")
-                .filter_map(|r| r["last_point"]["id"].as_str().map(String::from))
-                .collect();
-            let held = names(&folder.join("points"));
-            let held: BTreeSet<String> = held
-                .iter()
-                .filter_map(|name| name.strip_suffix(".manifest").or(name.strip_suffix(".variants")))
-                .map(String::from)
-                .collect();
-            if !needed.is_empty() {
-                strange(&format!("the points of {id}"), &held, &needed);
-            }
+            let strange = strange_points(root, row, rows);
+            found.extend(strange.iter().map(|what| format!("{backend}: {what}")));
         }
     }
     found
+}
+
+/// Points of an active instance that no replica has, and replicas that have none of its own.
+fn strange_points(root: &Path, row: &Value, rows: &[Value]) -> Vec<String> {
+    let id = word(&row["id"]);
+    let replicas = rows.iter().filter(|r| r["share_id"] == row["share_id"] && r["id"] != row["id"]);
+    let received: BTreeMap<String, Option<String>> = replicas
+        .map(|r| (word(&r["id"]), received(&root.with_file_name(backend(r)), &word(&r["id"]))))
+        .collect();
+    if received.is_empty() {
+        return Vec::new();
+    }
+    let held = names(&root.join("instances").join(&id).join("points"));
+    let held: BTreeSet<&str> =
+        held.iter().filter_map(|n| n.strip_suffix(".manifest").or(n.strip_suffix(".variants"))).collect();
+    let mut found = Vec::new();
+    for point in held.iter().filter(|held| !received.values().flatten().any(|point| point == *held)) {
+        found.push(format!("point {point} of {id} is needed by nothing"));
+    }
+    for (replica, point) in &received {
+        if !point.as_deref().is_some_and(|point| held.contains(point)) {
+            found.push(format!("{id} does not have the point {point:?} of its replica {replica}"));
+        }
+    }
+    found
+}
+
+/// The point that a replica has, as it writes down itself.
+fn received(root: &Path, id: &str) -> Option<String> {
+    let bytes = fs::read(root.join("instances").join(id).join("meta.json")).ok()?;
+    let meta: Value = serde_json::from_slice(&bytes).ok()?;
+    meta["point"]["id"].as_str().map(String::from)
+}
+
+/// The name of the back end that a row is placed on: `host@backend#pool`.
+fn backend(row: &Value) -> String {
+    let host = word(&row["host"]);
+    host.split(['@', '#']).nth(1).unwrap_or_default().to_owned()
 }
 
 /// The world of the model driver.

@@ -1,6 +1,6 @@
 //! Admission of what concerns replicas.
 
-use tandem_contract::{InstanceId, ReplicaState, ResourceId, Style};
+use tandem_contract::{InstanceId, PointId, ReplicaState, ResourceId, Style};
 
 use super::new_op;
 use super::share::blank_instance;
@@ -64,7 +64,7 @@ impl Core {
             if let Some(row) = draft.instance_mut(id) {
                 row.reset_by_admin = false;
             }
-            admit_sync(draft, id, true, Some(caller))
+            admit_sync(draft, id, None, Some(caller))
         })
         .await
     }
@@ -222,7 +222,7 @@ fn promote(
 pub(crate) fn admit_sync(
     draft: &mut Draft,
     id: InstanceId,
-    asked: bool,
+    point: Option<PointId>,
     caller: Option<&Caller>,
 ) -> Result<Option<Operation>, Denied> {
     draft.need_instance(id)?;
@@ -233,5 +233,6 @@ pub(crate) fn admit_sync(
     if pending {
         return Ok(None);
     }
-    Ok(Some(draft.admit(new_op(), Intent::Sync { instance: id, asked }, Vec::new(), caller)))
+    let intent = Intent::Sync { instance: id, asked: caller.is_some(), point };
+    Ok(Some(draft.admit(new_op(), intent, Vec::new(), caller)))
 }

@@ -1,7 +1,7 @@
 //! Operations: the durable record of one accepted request.
 
 use serde::{Deserialize, Serialize};
-use tandem_contract::{Error, InstanceId, OpId, ReplicaState, ResourceId};
+use tandem_contract::{Error, InstanceId, OpId, PointId, ReplicaState, ResourceId};
 
 use super::{InstanceStatus, MigrationRequest};
 use crate::clock::Timestamp;
@@ -43,6 +43,10 @@ pub enum Intent {
         instance: InstanceId,
         /// Somebody asked for it, rather than the schedule.
         asked: bool,
+        /// The point to bring it to: the same for all replicas that one look found behind, so that they have it in
+        /// common whichever is promoted. `None`: one of its own.
+        #[serde(default)]
+        point: Option<PointId>,
     },
     /// Make a replica the active one.
     Promote {

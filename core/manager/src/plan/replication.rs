@@ -54,7 +54,11 @@ fn delete_steps(world: &World<'_>, instance: InstanceId) -> Vec<Step> {
 
 /// Streamed: a point, its transfer, and letting go of what no replica needs. A cut transfer is continued with the
 /// point it was on the way to. By the storage: connected, and waited for.
-pub(super) fn sync(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>, Error> {
+pub(super) fn sync(
+    world: &World<'_>,
+    instance: InstanceId,
+    point: Option<PointId>,
+) -> Result<Vec<Step>, Error> {
     let active = world.active().ok_or_else(no_active)?;
     if active.id == instance {
         return Err(Error::invalid("the active replica follows nobody"));
@@ -72,7 +76,7 @@ pub(super) fn sync(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>,
         steps.extend([Step::Connect { instance }, Step::AwaitUpToDate { instance }]);
         return Ok(steps);
     }
-    let point = resumable(world, active.id, instance).unwrap_or(world.new_points[0]);
+    let point = resumable(world, active.id, instance).or(point).unwrap_or(world.new_points[0]);
     steps.extend([
         Step::MakePoint { source: active.id, point },
         Step::Transfer { source: active.id, instance, point },

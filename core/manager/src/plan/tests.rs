@@ -165,7 +165,7 @@ proptest! {
         let intent = if promote {
             Intent::Promote { instance: NEW, quiesce_wait_seconds: None }
         } else {
-            Intent::Sync { instance: NEW, asked: false }
+            Intent::Sync { instance: NEW, asked: false, point: None }
         };
         with_world(false, quiesce, false, |world| {
             let steps = plan(&intent, world).unwrap();
@@ -200,7 +200,7 @@ fn a_cut_transfer_is_continued_with_its_point() {
     let new_points = [PointId(Uuid::from_u128(10)), PointId(Uuid::from_u128(11))];
     let world =
         World { instances: &instances, capabilities: &capabilities, links: &links, sides: None, new_points };
-    let steps = plan(&Intent::Sync { instance: NEW, asked: true }, &world).unwrap();
+    let steps = plan(&Intent::Sync { instance: NEW, asked: true, point: None }, &world).unwrap();
     assert_eq!(steps[0], Step::MakePoint { source: OLD, point });
 }
 

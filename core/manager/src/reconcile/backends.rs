@@ -85,6 +85,9 @@ async fn serve_again(core: &SharedCore, slot: &Arc<Slot>) {
             if core.stop.is_cancelled() {
                 return;
             }
+            if row.replica_state.is_some() {
+                core.board.look_at(row.share_id);
+            }
             if is_served(row)
                 && let Err(error) = ensure(core, slot, row).await
             {

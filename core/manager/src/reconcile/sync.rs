@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tandem_contract::{
-    Epoch, Error, ErrorKind, Health, InstanceId, ReplicaReport, ReplicaState, ResourceId, Style, Transport,
-    UpdateReplicaState,
+    Epoch, Error, ErrorKind, Health, InstanceId, PointId, ReplicaReport, ReplicaState, ResourceId, Style,
+    Transport, UpdateReplicaState,
 };
 use tokio::sync::{Semaphore, mpsc};
 
@@ -38,6 +38,9 @@ const REREAD_TICKS: u64 = 120;
 const READS: usize = 8;
 /// Shares that are due at once after a start, a second: more are spread.
 const SPREAD: u64 = 200;
+
+/// Shares that are looked at without delay at one tick; the others at the next.
+const AT_ONCE: usize = 100;
 
 /// Keeps the schedule for as long as the manager runs. A share whose look takes long delays no other.
 pub(super) async fn schedule(core: &SharedCore) {
@@ -69,8 +72,14 @@ pub(super) async fn schedule(core: &SharedCore) {
         if paused(core, TICK).await {
             return;
         }
-        for share in core.board.take_followed() {
-            due.entry(share).or_insert(core.clock.now());
+        for share in core.board.take_to_look_at(AT_ONCE) {
+            let at = due.entry(share).or_insert(core.clock.now());
+            if *at == BEING_LOOKED_AT {
+                // That look may have begun before there was something to see.
+                core.board.look_at(share);
+            } else {
+                *at = (*at).min(core.clock.now());
+            }
         }
         while let Ok((share, again)) = told.try_recv() {
             due.insert(share, core.clock.now().plus(again));
@@ -126,6 +135,7 @@ async fn look(core: &SharedCore, reads: &Semaphore, share: ResourceId) -> Result
     {
         observed(core, active, Some(InstanceStatus::Error), None, Some(why)).await?;
     }
+    let point = next_point(&active_report);
     for follower in followers {
         if is_busy(&family, follower) {
             continue;
@@ -136,7 +146,7 @@ async fn look(core: &SharedCore, reads: &Semaphore, share: ResourceId) -> Result
         } else if is_by_storage(core, follower) {
             judge_storage(core, follower, &active_report, own, rpo).await?;
         } else {
-            judge(core, follower, &active_report, asked_at, rpo).await?;
+            judge(core, follower, &active_report, point, asked_at, rpo).await?;
         }
     }
     Ok(again)
@@ -182,6 +192,12 @@ fn at_rest(family: &Family, active: &Instance, rpo: u64) -> Option<AtRest> {
         let backend = active.backend().unwrap_or_default().to_owned();
         AtRest::new(active.id, backend, share.epoch, point, ids, Duration::from_secs(rpo))
     })
+}
+
+/// The point that all followers found behind are brought to: the active's newest while nothing changed since.
+fn next_point(active: &Result<ReplicaReport, Error>) -> PointId {
+    let newest = active.as_ref().ok().filter(|a| a.changed_since_point == Some(false));
+    newest.and_then(|a| a.newest_point.as_ref()).map_or_else(|| PointId(crate::ids::by_time()), |p| p.id)
 }
 
 /// Notes that the active was unchanged since a replica's newest point when it was asked.
@@ -248,6 +264,7 @@ async fn judge(
     core: &SharedCore,
     row: &Instance,
     active: &Result<ReplicaReport, Error>,
+    point: PointId,
     asked_at: Timestamp,
     rpo: u64,
 ) -> Result<(), Denied> {
@@ -261,7 +278,7 @@ async fn judge(
         confirm(core, row.id, asked_at, Duration::from_secs(rpo));
     } else if active.is_ok() {
         core.board.set_freshness(row.id, |f| f.unchanged_until = None);
-        core.change(row.share_id, |draft| admit_sync(draft, row.id, false, None).map(drop)).await?;
+        core.change(row.share_id, |draft| admit_sync(draft, row.id, Some(point), None).map(drop)).await?;
         // The sync itself sets the state when it ends; only an old lag is judged here.
     }
     let in_time = core.lag(row).seconds.is_some_and(|lag| lag <= rpo);
@@ -287,7 +304,7 @@ async fn judge_storage(
         |r: &ReplicaReport| r.up_to_date == Some(false) && r.resync.is_none() && r.split_brain.is_none();
     if active.is_ok() && report.as_ref().is_ok_and(idle) {
         // It is behind and nothing moves: an operation that should have connected it failed. A sync connects it.
-        core.change(row.share_id, |draft| admit_sync(draft, row.id, false, None).map(drop)).await?;
+        core.change(row.share_id, |draft| admit_sync(draft, row.id, None, None).map(drop)).await?;
     }
     let (should, why) = match report {
         Ok(report) => {

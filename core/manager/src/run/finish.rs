@@ -38,7 +38,7 @@ pub(super) fn rows(
             let gone = error.is_some_and(|e| e.kind == ErrorKind::NotFound);
             if done || gone {
                 // The first sync is admitted with the last word of the creation: a crash cannot come between.
-                let _ = admit_sync(draft, *instance, false, None);
+                let _ = admit_sync(draft, *instance, None, None);
                 vec![status(*instance, InstanceStatus::Available)]
             } else {
                 vec![status(*instance, InstanceStatus::Error), state(*instance, ReplicaState::Error)]
@@ -207,7 +207,7 @@ fn repair(draft: &mut Draft, instance: InstanceId, done: bool, reason: Option<St
     }
     if row.replica_state.is_some_and(|state| state != ReplicaState::Active) && !row.fenced && !row.unfenced {
         // Its creation may have ended before it was connected.
-        let _ = admit_sync(draft, instance, false, None);
+        let _ = admit_sync(draft, instance, None, None);
     }
     set
 }

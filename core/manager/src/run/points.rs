@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tandem_contract::{
     DiscardPartial, Error, InstanceId, InstanceInfo, MakePoint, Observation, Outcome, PointId, PointInfo,
-    ReceiveSpec, ReleasePoint, Retry, SendSpec, Style, Transport, UpdateReplicaState,
+    ReceiveSpec, ReleasePoint, ReplicaState, Retry, SendSpec, Style, Transport, UpdateReplicaState,
 };
 use tandem_host::{CallContext, transfer};
 
@@ -114,8 +114,9 @@ impl Run {
         Ok(arrived(dest, record, received.bytes.max(sent.bytes), remark, scene, now))
     }
 
-    /// Lets go of every point that is no instance's newest, no unfinished operation's, and nothing a partial transfer
-    /// waits for. Observes first and asks the store afterwards: a point made in between is not yet seen.
+    /// Lets go of every point but the newest that two instances have in common (whichever is promoted, the others can
+    /// follow it by increments), those of replicas and of unfinished operations, and what a partial transfer waits for.
+    /// Observes first and asks the store afterwards: a point made in between is not yet seen.
     pub(super) async fn release_points(&self, scene: &Scene) -> Result<Done, Error> {
         let mut seen = Vec::new();
         let mut keep = BTreeSet::new();
@@ -146,11 +147,15 @@ impl Run {
             _ => None,
         };
         let stay = now.family.instances.iter().filter(|i| Some(i.id) != leaves);
-        keep.extend(stay.filter_map(|i| i.point.as_ref()).map(|p| p.info.id));
-        for op in &now.family.operations {
-            if op.id != self.op {
-                keep.extend(self.points_of(op.id).await?);
+        // What the active one once received as a replica is needed by others only.
+        let follow = stay.filter(|i| i.replica_state != Some(ReplicaState::Active));
+        keep.extend(follow.filter_map(|i| i.point.as_ref()).map(|p| p.info.id));
+        keep.extend(in_common(seen.iter().filter(|(row, _)| Some(row.id) != leaves).map(|(_, seen)| seen)));
+        for op in now.family.operations.iter().filter(|op| op.id != self.op) {
+            if let Intent::Sync { point, .. } = op.intent {
+                keep.extend(point);
             }
+            keep.extend(self.points_of(op.id).await?);
         }
         for (row, observed) in seen {
             let backend = self.core.backends.of(&row).await?;
@@ -275,6 +280,13 @@ fn newest_common(source: &Observation, dest: &Observation) -> Option<PointInfo> 
         .rev()
         .find(|p| source.points.iter().any(|s| s.id == p.id && s.fingerprint == p.fingerprint))
         .cloned()
+}
+
+/// The newest point in common of each two.
+fn in_common<'a>(seen: impl Iterator<Item = &'a Observation>) -> BTreeSet<PointId> {
+    let seen: Vec<&Observation> = seen.collect();
+    let pairs = seen.iter().enumerate().flat_map(|(n, a)| seen[..n].iter().map(move |b| (a, b)));
+    pairs.filter_map(|(a, b)| newest_common(a, b)).map(|p| p.id).collect()
 }
 
 fn common_format(

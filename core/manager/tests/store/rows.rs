@@ -120,7 +120,7 @@ pub(crate) fn operation(n: u64, of: u64, intent: Intent) -> Operation {
 }
 
 pub(crate) fn sync(instance: u64) -> Intent {
-    Intent::Sync { instance: instance_id(instance), asked: false }
+    Intent::Sync { instance: instance_id(instance), asked: false, point: None }
 }
 
 pub(crate) fn event(op: u64, seq: u64, event: Event) -> Logged {
