@@ -47,6 +47,7 @@ pub struct Site {
     /// The APIs of its server.
     pub api: Api,
     exports: Exports,
+    folders: bool,
     /// Ends when the server has.
     tandemd: Mutex<Option<JoinHandle<()>>>,
     log: Arc<Mutex<String>>,
@@ -60,21 +61,27 @@ pub struct Site {
 impl Site {
     /// Boots a guest, makes its pools and starts the server. `beta` is so large.
     pub fn start(exports: Exports, beta: u64) -> Self {
-        Self::build(exports, beta, false)
+        Self::build(exports, beta, false, false)
     }
 
     /// The same, with `beta` on another machine, where a `tandem-driver-host` runs; between them is the network.
     pub fn start_with_far(exports: Exports, beta: u64) -> Self {
-        Self::build(exports, beta, true)
+        Self::build(exports, beta, true, false)
     }
 
-    fn build(exports: Exports, beta: u64, apart: bool) -> Self {
+    /// The same with a third back end, `plain`, of the driver `directory`, in a zone of its own.
+    pub fn start_with_folders(exports: Exports, beta: u64) -> Self {
+        Self::build(exports, beta, false, true)
+    }
+
+    fn build(exports: Exports, beta: u64, apart: bool, folders: bool) -> Self {
         let lab = Lab::new(&artifacts::program("tandem-guest")).unwrap();
         let plan = |name| {
             let plan = Plan::new(name).memory(if apart { 1536 } else { 2048 });
             plan.modules(&place::zfs_modules().unwrap()).share(&artifacts::folder())
         };
-        let near = plan("site").disk("state", GIB / 2).disk(POOLS[0].0, 3 * GIB);
+        let near =
+            plan("site").disk("state", if folders { 3 * GIB } else { GIB / 2 }).disk(POOLS[0].0, 3 * GIB);
         let (near, far) = match apart {
             true => (near, Some(plan(FAR).disk(POOLS[1].0, beta))),
             false => (near.disk(POOLS[1].0, beta), None),
@@ -87,6 +94,7 @@ impl Site {
             guest,
             far,
             exports,
+            folders,
             tandemd: Mutex::default(),
             log: Arc::default(),
             far_log: Arc::default(),
@@ -123,8 +131,10 @@ impl Site {
         let guest = &*self.guest;
         guest.run(&["mkdir", "-p", STATE, PLUGINS]).unwrap();
         guest.run(&["mount", &guest.disk("state").unwrap().path(), STATE]).unwrap();
-        let library = artifacts::driver("zfs");
-        guest.run(&["install", "-m", "644", library.to_str().unwrap(), PLUGINS]).unwrap();
+        for driver in if self.folders { &["zfs", "directory"][..] } else { &["zfs"] } {
+            let library = artifacts::driver(driver);
+            guest.run(&["install", "-m", "644", library.to_str().unwrap(), PLUGINS]).unwrap();
+        }
         if self.exports == Exports::Nfs {
             nfs::serve(guest).unwrap();
         }
@@ -149,6 +159,12 @@ impl Site {
             text.push_str(&format!(
                 "[[backends]]\nname = \"{pool}\"\ndriver = \"zfs\"\navailability_zone = \"{zone}\"\n{place}\
                  settings = {{ dataset = \"{pool}/tandem\", mounts = \"/srv/{pool}\", export = {export} }}\n"
+            ));
+        }
+        if self.folders {
+            text.push_str(&format!(
+                "[[backends]]\nname = \"plain\"\ndriver = \"directory\"\navailability_zone = \"zone-c\"\n\
+                 settings = {{ root = \"{STATE}/plain\" }}\n"
             ));
         }
         let file = format!("{STATE}/tandem.toml");

@@ -1,0 +1,195 @@
+//! Migrations to and from ZFS over real NFS, in a guest: a client writes until it may not, and reads throughout.
+//!
+//! Run by `cargo xtask test` with the other scenarios that boot guests.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a panic is a failed test with its reason"
+)]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::json;
+use tandem_guests::host::Event;
+use tandem_guests::{Command, Host, Running, nfs};
+use tandem_testbed::api::word;
+use tandem_testbed::site::{Exports, Site};
+use tandem_testbed::wait;
+
+const GIB: u64 = 1 << 30;
+
+/// What a program says until it ends, line by line; a last line without its end was cut and does not count.
+fn said(running: &Running) -> Vec<String> {
+    let mut text = Vec::new();
+    loop {
+        match running.next(Duration::from_secs(180)).unwrap() {
+            Some(Event::Output(bytes)) => text.extend(bytes),
+            Some(Event::Error(bytes)) => println!("it says: {}", String::from_utf8_lossy(&bytes).trim()),
+            Some(Event::Ended(_)) => break,
+            other => panic!("it goes on and on: {other:?}"),
+        }
+    }
+    let text = String::from_utf8(text).unwrap();
+    text.split_inclusive('\n').filter_map(|line| Some(line.strip_suffix('\n')?.to_owned())).collect()
+}
+
+fn numbers<'a>(lines: impl IntoIterator<Item = &'a str>) -> BTreeSet<u64> {
+    lines.into_iter().filter_map(|line| line.parse().ok()).collect()
+}
+
+fn pool(site: &Site, backend: &str) -> String {
+    wait::until("the pool", || {
+        let pools = site.api.get("v2/scheduler-stats/pools").unwrap();
+        let all = pools["pools"].as_array().unwrap();
+        all.iter().find(|p| p["backend"] == backend).map(|p| word(&p["name"]))
+    })
+}
+
+fn until(site: &Site, share: &str, task: &str) {
+    wait::until_else(|| {
+        let now = site.api.share(share).unwrap();
+        if now["task_state"] == task {
+            return Ok(());
+        }
+        let ops = site.api.operations("kind=migrate").unwrap();
+        Err(format!("{task}, not {}: {ops:?}", now["task_state"]))
+    });
+}
+
+fn act(site: &Site, share: &str, body: &serde_json::Value) {
+    let (status, said) = site.api.share_action(share, "2.97", false, body).unwrap();
+    assert_eq!(status, 202, "{said}");
+}
+
+/// Every file below a folder of the guest, as an independent tool sees it: kind, mode, owner, size, time, links, content.
+fn listing(site: &Site, folder: &str) -> Vec<String> {
+    let run = |argv: &[&str]| {
+        let output = site.guest.output(&Command::new(argv).dir(folder)).unwrap();
+        assert_eq!(output.status, 0, "{argv:?}: {}", output.stderr_text());
+        output.stdout_text()
+    };
+    let stats = run(&["find", ".", "-mindepth", "1", "-printf", "%p %y %m %U:%G %s %T@ %n %l\\n"]);
+    // ZFS and ext4 have folders of other sizes.
+    let folder = |line: &&str| line.split(' ').nth(1) == Some("d");
+    let stats = stats.lines().filter(|line| !folder(line)).map(str::to_owned);
+    let sums = run(&["find", ".", "-type", "f", "-exec", "sha256sum", "{}", "+"]);
+    let mut all: Vec<String> = stats.chain(sums.lines().map(str::to_owned)).collect();
+    all.sort();
+    all
+}
+
+/// What copying gets wrong, written by the guest itself.
+fn plant(site: &Site, at: &str) {
+    let run = |argv: &[&str]| site.guest.output(&Command::new(argv).dir(at)).unwrap();
+    let must = |argv: &[&str]| {
+        let output = run(argv);
+        assert_eq!(output.status, 0, "{argv:?}: {}", output.stderr_text());
+    };
+    must(&["mkdir", "-p", "deep/deeper"]);
+    must(&["dd", "if=/dev/urandom", "of=deep/large", "bs=1M", "count=40", "status=none"]);
+    must(&["cp", "-r", "/usr/include/linux", "many"]);
+    must(&["ln", "deep/large", "deep/deeper/large too"]);
+    must(&["ln", "-s", "deep/large", "a link"]);
+    must(&["mkfifo", "fifo"]);
+    must(&["truncate", "-s", "200M", "sparse"]);
+    must(&["chown", "1234:4321", "deep/large"]);
+    must(&["chmod", "4751", "deep/large"]);
+    must(&["touch", "-d", "1999-12-31T23:59:59.123456789", "many"]);
+}
+
+/// Who uses the share, and where: a client over NFS, or a user of the host, whose writer ends by itself.
+struct User<'a> {
+    mounted: &'a str,
+    client: Option<&'a nfs::Client>,
+}
+
+impl User<'_> {
+    fn spawn(&self, site: &Site, argv: &[&str]) -> Running {
+        let command = match self.client {
+            Some(client) => client.command(argv),
+            None => Command::new(argv),
+        };
+        site.guest.spawn(&command).unwrap()
+    }
+}
+
+/// Moves the share from host to host while it is written and read.
+fn move_under_load(site: &Site, user: &User<'_>, share: &str, backend: &str) {
+    let guest = &*site.guest;
+    let host = pool(site, backend);
+    let start = json!({"migration_start": {
+        "host": host, "force_host_assisted_migration": true, "writable": false, "nondisruptive": false,
+        "preserve_metadata": false, "preserve_snapshots": false,
+    }});
+    let records = format!("{}/records", user.mounted);
+    let argv = [tandem_guests::forward::PROGRAM, "records", &records];
+    let below: &[&str] = if user.client.is_some() { &[] } else { &["timeout", "8"] };
+    let writer = user.spawn(site, &[below, &argv].concat());
+    act(site, share, &start);
+    until(site, share, "data_copying_completed");
+    assert_eq!(site.api.share(share).unwrap()["status"], "migrating");
+    // Users read while the last pass runs as well.
+    let large = format!("{}/deep/large", user.mounted);
+    let reading = user.spawn(site, &["sha256sum", &large, &large, &large, &large]);
+    let early = user.client.is_none().then(|| said(&writer));
+    act(site, share, &json!({"migration_complete": null}));
+    let promised = early.unwrap_or_else(|| said(&writer));
+    let promised = numbers(promised.iter().map(String::as_str));
+    until(site, share, "migration_success");
+    let sums = said(&reading);
+    let sums: BTreeSet<&str> = sums.iter().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(sums.len(), 1, "what was read is one content: {sums:?}");
+    site.api.settle();
+    assert_eq!(site.api.share(share).unwrap()["host"], host.as_str());
+    assert!(promised.len() > 20, "{} records", promised.len());
+    if user.client.is_some() {
+        guest.run(&["umount", "-f", "-l", user.mounted]).unwrap();
+    }
+    let now = site.api.only_replica(share, "active");
+    let kept = guest.run(&["cat", &format!("{}/records", site.path(&now))]).unwrap();
+    let kept = numbers(kept.lines());
+    let lost: Vec<&u64> = promised.difference(&kept).collect();
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    println!("{} records were acknowledged, none is lost", promised.len());
+}
+
+#[test]
+fn a_share_goes_from_zfs_to_a_folder_and_back_under_a_client() {
+    let site = Site::start_with_folders(Exports::Nfs, 3 * GIB);
+    let guest = &*site.guest;
+    let share = site.share("readable");
+    let client = nfs::Client::create(guest, "good", "192.0.2.101").unwrap();
+    site.allow(&share, client.address(), "rw");
+    let active = site.api.only_replica(&share, "active");
+    let export = |id: &str| site.api.export(id).unwrap().unwrap().to_str().unwrap().to_owned();
+    plant(&site, &site.path(&active));
+    let before = listing(&site, &site.path(&active));
+    client.must_mount(guest, &export(&active), "/mnt/zfs", "hard").unwrap();
+
+    println!("-- zfs to directory, the client over NFS");
+    move_under_load(&site, &User { mounted: "/mnt/zfs", client: Some(&client) }, &share, "plain");
+    let records = |line: &String| line.contains("records");
+    let without = |all: Vec<String>| all.into_iter().filter(|line| !records(line)).collect::<Vec<_>>();
+    let in_folder = site.path(&site.api.only_replica(&share, "active"));
+    let in_folder = guest.run(&["readlink", "-f", &in_folder]).unwrap().trim().to_owned();
+    assert_eq!(without(listing(&site, &in_folder)), before);
+    guest.run(&["rm", &format!("{in_folder}/records")]).unwrap();
+
+    println!("-- directory to zfs, a user at the folder itself");
+    let sum = guest.run(&["sha256sum", &format!("{in_folder}/deep/large")]).unwrap();
+    // A folder cannot hold back who has a file open, so this writer ends by itself.
+    move_under_load(&site, &User { mounted: &in_folder, client: None }, &share, "beta");
+    let there = site.api.only_replica(&share, "active");
+    assert_eq!(without(listing(&site, &site.path(&there))), before);
+    // The rules came along: the client reaches it where it is now.
+    client.must_mount(guest, &export(&there), "/mnt/back", "hard").unwrap();
+    let after = guest.run(&["sha256sum", "/mnt/back/deep/large"]).unwrap();
+    assert_eq!(sum.split(' ').next(), after.split(' ').next());
+    guest.run(&["touch", "/mnt/back/writable"]).unwrap();
+    guest.run(&["umount", "-f", "-l", "/mnt/back"]).unwrap();
+    tandem_testbed::site::audit::at_rest(&site);
+    tandem_testbed::site::audit::removed(&site);
+}
