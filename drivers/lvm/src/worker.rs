@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::error;
 use crate::report::Report;
@@ -125,24 +125,32 @@ async fn one(setup: &Setup, process: &mut Option<Process>, words: &[String]) -> 
     };
     let within_ms = u64::try_from(LONGEST.as_millis()).unwrap_or(u64::MAX);
     let ask = Ask { words: words.to_vec(), within_ms };
+    let started = Instant::now();
     let said = timeout(LONGEST + GRACE, exchange(&mut running.socket, &ask)).await;
     let why = match said {
         Ok(Ok(said)) => return Ok(said),
         Ok(Err(e)) => e.to_string(),
         Err(_) => "it did not stop by itself".to_owned(),
     };
-    let ended = process.take();
-    let shown = words.join(" ");
     // Not waited for: a process that hangs in the kernel stays until the kernel lets go. Its lock keeps the next one out.
-    if let Some(mut ended) = ended {
+    if let Some(mut ended) = process.take() {
         let _ = ended.child.start_kill();
     }
-    tracing::warn!(command = %shown, why, "The worker for LVM was ended.");
-    Err(Error::unavailable(format!(
-        "LVM has not answered `{shown}` and its worker was ended; something may hold a lock of the volume group, or a \
-         device of it may hang: see `vgs` and `dmsetup ls`"
-    ))
-    .with("worker", why))
+    let (verb, target) = (words.first().map_or("", |w| w), words.last().map_or("", |w| w));
+    tracing::warn!(verb, target, why, "The worker for LVM was ended.");
+    let sentence = if started.elapsed() < LONGEST {
+        format!(
+            "the worker for LVM ended in the middle of `{verb}` of {target}; the next call starts another, and looks at what \
+             was done"
+        )
+    } else {
+        format!(
+            "LVM has not done `{verb}` of {target} within {} s and was stopped; something may hold a lock of the volume \
+             group, or a device of it may hang: see `vgs` and `dmsetup ls`",
+            LONGEST.as_secs()
+        )
+    };
+    Err(Error::unavailable(sentence).with("command", words.join(" ")).with("worker", why))
 }
 
 async fn exchange(socket: &mut BufReader<UnixStream>, ask: &Ask) -> std::io::Result<Said> {

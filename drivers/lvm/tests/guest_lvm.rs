@@ -38,6 +38,7 @@ fn main() -> std::process::ExitCode {
         what_is_not_tandems_is_left_alone,
         a_group_on_other_devices_is_not_looked_for,
         a_worker_that_goes_is_replaced,
+        calls_cut_at_any_moment_leave_what_the_next_one_makes_whole,
         a_lock_that_somebody_holds_delays_and_does_no_harm,
         a_share_in_use_on_this_host_is_neither_cast_nor_deleted,
         a_pool_that_fills_warns_then_refuses,
@@ -209,6 +210,57 @@ async fn a_worker_that_goes_is_replaced() {
         assert!(Instant::now() < until, "the worker outlives its driver");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// By their deadline, and by a worker that is killed amid a command of LVM.
+async fn calls_cut_at_any_moment_leave_what_the_next_one_makes_whole() {
+    let alpha = Backend::open("alpha", "cut", json!({})).await;
+    let rounds = if std::env::var_os("TANDEM_LONG").is_some() { 200 } else { 8 };
+    let (mut cut_makings, mut cut_removals) = (0, 0);
+    for round in 0..rounds {
+        let moment = 5 + round * 37 % 700;
+        let kill = round % 2 == 1;
+        let killer = async |after: u64| {
+            tokio::time::sleep(Duration::from_millis(after)).await;
+            for pid in workers() {
+                let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+            }
+        };
+        let spec = alpha.spec(64 * MIB, "ext4");
+        let instance = spec.instance;
+        let make = CreateInstance { spec };
+        let cut = if kill {
+            tokio::join!(alpha.call(make.clone()), killer(moment)).0.map(drop)
+        } else {
+            alpha.within(make.clone(), moment).await.map(drop)
+        };
+        cut_makings += u32::from(cut.is_err());
+        let kinds = [ErrorKind::Cancelled, ErrorKind::Unavailable];
+        assert!(cut.as_ref().err().is_none_or(|e| kinds.contains(&e.kind)), "{cut:?}");
+        // Whatever is there can be described, and made whole.
+        let seen = alpha.call(ObserveInstance { instance }).await.unwrap();
+        alpha.call(make.clone()).await.unwrap_or_else(|e| panic!("after {moment} ms: {e}; it was {seen:?}"));
+        assert!(!alpha.call(make).await.unwrap().is_changed());
+        assert_eq!(alpha.observe(instance).await.health, Health::Ok);
+        fs::write(alpha.folder(instance).join("a"), b"x").unwrap();
+
+        let remove = DeleteInstance { instance };
+        let cut = if kill {
+            tokio::join!(alpha.call(remove.clone()), killer(moment / 2)).0.map(drop)
+        } else {
+            alpha.within(remove.clone(), moment / 2).await.map(drop)
+        };
+        cut_removals += u32::from(cut.is_err());
+        alpha.call(ObserveInstance { instance }).await.unwrap();
+        alpha.call(remove).await.unwrap();
+        let id = instance.to_string();
+        assert!(!volumes("vg_alpha").iter().any(|name| name.contains(&id)));
+        assert!(
+            !run("dmsetup", &["ls"]).contains(&id.replace('-', "--")) && !alpha.folder(instance).exists()
+        );
+    }
+    assert!(cut_makings > 0 && cut_removals > 0, "{cut_makings} and {cut_removals} of {rounds} were cut");
+    assert!(!run("dmsetup", &["info"]).contains("SUSPENDED"));
 }
 
 async fn a_lock_that_somebody_holds_delays_and_does_no_harm() {
