@@ -30,8 +30,8 @@ pub fn export(host: &dyn Host, path: &str, client: &str, options: &str) -> Resul
 /// Writes a word into a file of a guest.
 pub fn write(host: &dyn Host, file: &str, word: &str) -> Result<()> {
     let tee = host.spawn(&Command::new(&["tee", file]).input())?;
-    tee.input(word.as_bytes())?;
-    tee.input(b"\n")?;
+    // At once: the kernel's files take one write each time they are opened, and call themselves busy at a second.
+    tee.input(format!("{word}\n").as_bytes())?;
     tee.input(b"")?;
     match tee.wait()? {
         output if output.status == 0 => Ok(()),
