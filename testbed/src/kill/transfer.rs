@@ -17,8 +17,8 @@ use crate::wait;
 const LARGE: u64 = 200 << 20;
 /// The cut comes once so many have arrived.
 const CUT: u64 = LARGE / 4;
-/// Slow enough to be cut, in bytes a second.
-const SLOW: &str = "[manager]\nbandwidth = 60000000";
+/// Slow enough to be cut by a test that a busy machine lets wait, in bytes a second.
+const SLOW: &str = "[manager]\nbandwidth = 25000000";
 /// What of the arrived may have to be sent again: what had not reached the disk in whole pieces.
 const LOST: u64 = 24 << 20;
 
