@@ -25,6 +25,8 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(2);
 /// `LVM2_COMMAND_SUCCEEDED`.
 const SUCCEEDED: i32 = 1;
+/// The command that only reads.
+const LVS_VERB: &str = "lvs";
 /// Commands that wait.
 const QUEUE: usize = 64;
 
@@ -115,7 +117,23 @@ async fn serve(setup: Setup, mut queue: mpsc::Receiver<Job>) {
     }
 }
 
+/// Runs a command. One that only reads is repeated once when its worker went away: every call begins with such a one, so
+/// that a worker that is ended between calls is not noticed.
 async fn one(setup: &Setup, process: &mut Option<Process>, words: &[String]) -> Result<Said> {
+    let started = Instant::now();
+    match once(setup, process, words).await {
+        Err(e)
+            if e.retry == Retry::Safe
+                && started.elapsed() < LONGEST
+                && words.first().is_some_and(|verb| verb == LVS_VERB) =>
+        {
+            once(setup, process, words).await
+        }
+        other => other,
+    }
+}
+
+async fn once(setup: &Setup, process: &mut Option<Process>, words: &[String]) -> Result<Said> {
     if process.as_mut().is_some_and(|p| !matches!(p.child.try_wait(), Ok(None))) {
         *process = None;
     }
