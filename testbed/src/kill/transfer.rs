@@ -97,9 +97,10 @@ impl Scene {
     }
 }
 
-/// Bytes that have arrived, as the running transfer's progress says.
+/// Bytes that have arrived, as the running transfer's progress says; before, the source is scanned.
 fn arrived(op: &Value) -> Option<u64> {
-    (op["step"]["name"] == "transfer").then(|| op["progress"]["done"].as_u64())?
+    let runs = op["step"]["name"] == "transfer" && op["progress"]["phase"] == "transfer";
+    runs.then(|| op["progress"]["done"].as_u64())?
 }
 
 /// Bytes that do not compress and repeat nowhere.
