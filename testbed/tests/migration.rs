@@ -671,6 +671,10 @@ fn killed_at_any_moment_it_goes_on_and_a_cancel_ends_it() {
         (op["progress"]["done"].as_u64() > Some(0)).then_some(op)
     });
     assert!(progress["progress"]["current"].is_string(), "{progress}");
+    assert!(
+        progress["progress"]["total"].as_u64() >= Some(300 * 300_000),
+        "a total from the beginning: {progress}"
+    );
     for _ in 0..3 {
         lab.server.kill();
         lab.server.launch();

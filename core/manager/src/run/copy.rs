@@ -35,6 +35,8 @@ struct Job {
     state: PathBuf,
     last: bool,
     bandwidth: Option<u64>,
+    /// Bytes that the source's driver says are used: a total for the first pass, which knows none.
+    used: Option<u64>,
 }
 
 impl Run {
@@ -48,6 +50,8 @@ impl Run {
     ) -> Result<Done, Error> {
         let (from, to) = (scene.row(source)?, scene.row(instance)?);
         let (here, there) = (self.core.backends.of(from).await?, self.core.backends.of(to).await?);
+        let seen = if last { None } else { self.observe(from).await.ok().flatten() };
+        let used = seen.and_then(|seen| seen.used_bytes);
         let verb = Attach { instance: source, epoch: scene.epoch_of(from), read_only: true };
         let source = self.ask(&here, verb).await?.into_inner();
         let dest = self
@@ -55,7 +59,7 @@ impl Run {
             .await?
             .into_inner();
         let state = self.core.settings.work_dir.join(self.op.to_string());
-        let job = Arc::new(Job { source, dest, state, last, bandwidth: self.core.settings.bandwidth });
+        let job = Arc::new(Job { source, dest, state, last, bandwidth: self.core.settings.bandwidth, used });
         let copied = self
             .moving(async |cx| {
                 let job = Arc::clone(&job);
@@ -72,9 +76,11 @@ impl Job {
     fn run(&self, cx: &CallContext) -> Result<Copied, Error> {
         let cancelled = || cx.cancel.is_cancelled();
         let on_step = |step: tandem_mirror::Step<'_>| {
+            let total = step.total.or(self.used.map(|used| used.max(step.done)));
             (cx.on_progress)(Progress {
+                estimate: step.total.is_none() && total.is_some(),
                 current: (!step.current.is_empty()).then(|| step.current.to_owned()),
-                ..Progress::of(step.phase, step.done, step.total)
+                ..Progress::of(step.phase, step.done, total)
             });
         };
         let control = Control::new(&cancelled, &on_step).limited(self.bandwidth);

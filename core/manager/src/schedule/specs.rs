@@ -13,6 +13,10 @@ use serde_json::{Map, Value};
 /// Specs that say something else than what a pool must be able to do.
 const NOT_CAPABILITIES: [&str; 1] = ["availability_zones"];
 
+/// Services that a share's users depend on, with commas between them: a pool offers each, or the share would be useless
+/// there.
+const SECURITY_SERVICES: &str = "security_services";
+
 /// Specs that are yes or no, whatever their form.
 const BOOLEANS: [&str; 5] = [
     "driver_handles_share_servers",
@@ -51,6 +55,7 @@ pub fn satisfied(
             Some(fact) if BOOLEANS.contains(&name) && !requirement.trim_start().starts_with("<is>") => {
                 matches(fact, &format!("<is> {requirement}"))
             }
+            Some(fact) if name == SECURITY_SERVICES => offers_each(fact, requirement),
             Some(fact) => matches(fact, requirement),
         };
         if !holds {
@@ -87,6 +92,17 @@ pub fn matches(fact: &Value, requirement: &str) -> bool {
         Value::Array(all) => all.iter().any(|one| matches_one(one, requirement)),
         one => matches_one(one, requirement),
     }
+}
+
+/// Whether each word of a requirement with commas is among a fact's.
+fn offers_each(fact: &Value, requirement: &str) -> bool {
+    let offered: Vec<String> = match fact {
+        Value::Array(all) => all.iter().filter_map(text_of).collect(),
+        one => text_of(one).iter().flat_map(|text| text.split(',')).map(|word| word.trim().into()).collect(),
+    };
+    let wanted = requirement.to_lowercase();
+    let mut wanted = wanted.split(',').map(str::trim).filter(|word| !word.is_empty());
+    wanted.all(|word| offered.iter().any(|one| one == word))
 }
 
 fn matches_one(fact: &Value, requirement: &str) -> bool {

@@ -154,3 +154,18 @@ fn scopes() {
     assert!(satisfied(&facts, &both, |_| false).is_err(), "all of them must hold");
     assert!(satisfied(&facts, &both, |name| name == "compression").is_ok(), "skipped");
 }
+
+#[test]
+fn each_security_service_must_be_offered() {
+    let offers = |fact: serde_json::Value, wanted: &str| {
+        let facts = [("security_services".to_owned(), fact)].into_iter().collect();
+        let specs = [("security_services".to_owned(), wanted.to_owned())].into_iter().collect();
+        satisfied(&facts, &specs, |_| false).is_ok()
+    };
+    let both = serde_json::json!(["LDAP", "kerberos"]);
+    assert!(offers(both.clone(), "ldap"));
+    assert!(offers(both.clone(), "kerberos, ldap"));
+    assert!(offers(serde_json::json!("ldap,kerberos"), "kerberos,LDAP"));
+    assert!(!offers(both, "ldap, active_directory"));
+    assert!(!offers(serde_json::Value::Null, "ldap"));
+}
