@@ -76,7 +76,8 @@ impl Run {
             resume = None;
         }
         let from = newest_common(&here, &at_dest);
-        let remark = (from.is_none() && !at_dest.points.is_empty())
+        let had = dest_row.point.is_some() || !at_dest.points.is_empty();
+        let remark = (from.is_none() && had)
             .then(|| "no point in common any more: everything was carried again".to_owned());
         let format =
             common_format(from_backend.capabilities(), to_backend.capabilities()).ok_or_else(|| {
