@@ -22,6 +22,8 @@ const GUESTS: &str = "tandem-guests";
 const IN_GUESTS: &str = "guests";
 /// The kill tests, which are repeated over ZFS in a guest.
 const KILL: &str = "kill";
+/// Scenarios of which each boots two guests: one after the other, for more than two share too few cores.
+const TWO_GUESTS: [&str; 2] = ["guests_hosts", "guests_power"];
 /// What conformance in guests is called where suites are named.
 const CONFORMANCE: &str = "conformance";
 const STEPS: &[&str] = &["tidy", "unit", "conformance", "up", "end-to-end", "guests"];
@@ -197,6 +199,10 @@ fn in_guests(
     let bounded = || Run::new("timeout").args(["--foreground", "--kill-after=10", deadline]);
     for suite in suites.iter().filter(|suite| suite.package == TESTBED && boots(suite)) {
         report.step(&format!("guests: scenarios: {}", suite.name), || {
+            let mut environment = environment.clone();
+            if TWO_GUESTS.contains(&&*suite.name) {
+                environment.push(("RUST_TEST_THREADS", "1".into()));
+            }
             let counts = suite.run_below(bounded(), &environment)?;
             some(add(total, counts), &counts)
         });
