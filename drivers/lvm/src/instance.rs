@@ -8,7 +8,7 @@ use tandem_sdk::contract::{
     Detach, EnsureInstance, InstanceId, InstanceInfo, InstanceSpec, Observation, ObserveInstance, Outcome,
     Pool, ResizeInstance, ResourceKind, UpdateAccess,
 };
-use tandem_sdk::{Attachable, Client, Driver, Error, Exporter, OpContext, Result};
+use tandem_sdk::{Attachable, Client, Driver, Error, Exporter, Lock, OpContext, Result};
 
 use crate::image::{Found, Image};
 use crate::meta::{Attached, MARK, Meta};
@@ -229,7 +229,7 @@ impl Inner {
     async fn create(&self, cx: &OpContext, spec: &InstanceSpec) -> Result<Outcome<InstanceInfo>> {
         let filesystem = self.check(spec)?;
         let (id, meta) = (spec.instance, Meta::new(spec, filesystem));
-        let lock = self.lock_file(id)?;
+        let lock = Lock::at(&self.config.run, id)?;
         match self.look(cx, id).await? {
             Found::Foreign => {
                 return Err(Error::conflict(format!(
@@ -351,7 +351,7 @@ impl Inner {
             return Ok(outcome(closed || unmounted, ()));
         };
         self.remove(cx, &mut locked.image).await?;
-        let _ = std::fs::remove_file(self.lock_path(id));
+        Lock::remove(&self.config.run, id);
         tracing::info!(instance = %id, "Deleted the instance.");
         Ok(Outcome::Changed(()))
     }

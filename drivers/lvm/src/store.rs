@@ -1,14 +1,10 @@
 //! Instances in the group: found, locked, changed.
 
-use std::fs::{self, File};
 use std::path::PathBuf;
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-use tandem_sdk::{Error, InstanceId, OpContext, Result, Retry};
+use tandem_sdk::{Error, InstanceId, Lock, OpContext, Result, Retry};
 
 use crate::image::{self, Found, Image};
-use crate::mount::failed;
 use crate::report::{LVS, Report, Volume};
 use crate::{Inner, names};
 
@@ -17,16 +13,6 @@ pub(crate) struct Locked {
     pub(crate) image: Image,
     /// Held until the call ends.
     _lock: Lock,
-}
-
-/// A lock on an instance.
-pub(crate) struct Lock(File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Closing is not enough: a tool that another call is starting holds the file too, until it runs.
-        let _ = flock(&self.0, FlockOperation::Unlock);
-    }
 }
 
 impl Inner {
@@ -83,44 +69,11 @@ impl Inner {
         self.find(cx, id).await?.ok_or_else(|| missing(id))
     }
 
-    /// The lock of an instance against a second changing call, in this process or another.
-    pub(crate) fn lock_file(&self, id: InstanceId) -> Result<Lock> {
-        let run = &self.config.run;
-        fs::create_dir_all(run).map_err(|e| failed("create", run, &e))?;
-        let path = self.lock_path(id);
-        loop {
-            let file = File::options()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&path)
-                .map_err(|e| failed("open", &path, &e))?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => {
-                    return Err(Error::busy(format!(
-                        "another call is changing instance {id}; it must end first"
-                    )));
-                }
-                Err(e) => return Err(failed("lock", &path, &e.into())),
-            }
-            // A deletion may have removed the file between the two.
-            let same = rustix::fs::fstat(&file).ok().zip(rustix::fs::stat(&path).ok());
-            if same.is_some_and(|(ours, there)| (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)) {
-                return Ok(Lock(file));
-            }
-        }
-    }
-
-    pub(crate) fn lock_path(&self, id: InstanceId) -> PathBuf {
-        self.config.run.join(format!("{id}.lock"))
-    }
-
     /// An instance to change; `None` when it is not there.
     pub(crate) async fn lock(&self, cx: &OpContext, id: InstanceId) -> Result<Option<Locked>> {
-        let lock = self.lock_file(id)?;
+        let lock = Lock::at(&self.config.run, id)?;
         let Some(image) = self.find(cx, id).await? else {
-            let _ = fs::remove_file(self.lock_path(id));
+            Lock::remove(&self.config.run, id);
             return Ok(None);
         };
         Ok(Some(Locked { image, _lock: lock }))

@@ -7,7 +7,7 @@ use tandem_sdk::contract::{
     EnsureInstance, InstanceId, InstanceInfo, InstanceSpec, Observation, ObserveInstance, Outcome, Pool,
     ResizeInstance, ResourceKind, Role, Style, UpdateAccess,
 };
-use tandem_sdk::{Attachable, Client, Driver, Error, ErrorKind, Exporter, OpContext, Result};
+use tandem_sdk::{Attachable, Client, Driver, Error, ErrorKind, Exporter, Lock, OpContext, Result};
 
 use crate::image::{Found, Image};
 use crate::meta::{Attached, Meta};
@@ -219,7 +219,7 @@ impl Inner {
             Found::Leftover => self.remove_leftover(cx, id).await?,
             Found::Nothing => {}
         }
-        let lock = self.lock_file(id)?;
+        let lock = Lock::at(&self.config.run, id)?;
         let (meta, name) = (Meta::new(spec, role), self.name(id));
         self.make_parent(cx).await?;
         let arguments = store::creation(&meta, &name, &properties)?;
@@ -344,7 +344,7 @@ impl Inner {
                 } else {
                     false
                 };
-                let _ = std::fs::remove_file(self.lock_path(id));
+                Lock::remove(&self.config.run, id);
                 return Ok(outcome(closed || unmounted, ()));
             }
             Found::Leftover => {
@@ -382,7 +382,7 @@ impl Inner {
         } else {
             tool::zfs(cx, &image.name, &["destroy", "-r", &image.name]).await?;
         }
-        let _ = std::fs::remove_file(self.lock_path(id));
+        Lock::remove(&self.config.run, id);
         tracing::info!(instance = %id, "Deleted the instance.");
         Ok(Outcome::Changed(()))
     }

@@ -1,14 +1,12 @@
 //! Instances on the pool: found, locked, changed.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::path::PathBuf;
 
 use tandem_sdk::{Error, InstanceId, Lock, OpContext, Result};
 
 use crate::image::{self, Found, Image};
 use crate::meta::Meta;
-use crate::mount::failed;
 use crate::{Inner, error, lzc, names, tool};
 
 /// An instance that this call alone may change.
@@ -49,37 +47,12 @@ impl Inner {
         self.find(cx, id).await?.ok_or_else(|| missing(id))
     }
 
-    /// The lock of an instance against a second changing call, in this process or another.
-    pub(crate) fn lock_file(&self, id: InstanceId) -> Result<Lock> {
-        let run = &self.config.run;
-        fs::create_dir_all(run).map_err(|e| failed("create", run, &e))?;
-        let path = self.lock_path(id);
-        loop {
-            let file = File::options()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&path)
-                .map_err(|e| failed("open", &path, &e))?;
-            let lock = Lock::take(file, id)?;
-            // A deletion may have removed the file between the two.
-            let same = rustix::fs::fstat(lock.file()).ok().zip(rustix::fs::stat(&path).ok());
-            if same.is_some_and(|(ours, there)| (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)) {
-                return Ok(lock);
-            }
-        }
-    }
-
-    pub(crate) fn lock_path(&self, id: InstanceId) -> PathBuf {
-        self.config.run.join(format!("{id}.lock"))
-    }
-
     /// An instance to change; `None` when it is not there. What a killed call left half-done is finished first.
     pub(crate) async fn lock(&self, cx: &OpContext, id: InstanceId) -> Result<Option<Locked>> {
         if let Found::Nothing = self.look(cx, id).await? {
             return Ok(None);
         }
-        let lock = self.lock_file(id)?;
+        let lock = Lock::at(&self.config.run, id)?;
         // What was read before the lock may be old.
         let Some(image) = self.find(cx, id).await? else { return Ok(None) };
         let mut locked = Locked { image, _lock: lock };

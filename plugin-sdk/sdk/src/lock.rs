@@ -1,6 +1,8 @@
 //! The lock of one instance against a second changing call, in this process or another.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -25,9 +27,33 @@ impl Lock {
         }
     }
 
-    /// The file it lies on.
-    pub fn file(&self) -> &File {
-        &self.0
+    /// Takes the lock of an instance that has no file of its own: a file in `folder`, which is made where it is missing.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn at(folder: &Path, instance: InstanceId) -> Result<Self> {
+        let path = Self::path(folder, instance);
+        let failed = |e: io::Error| Error::unavailable(format!("cannot lock by `{}`: {e}", path.display()));
+        fs::create_dir_all(folder).map_err(failed)?;
+        loop {
+            let file =
+                File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+            let lock = Self::take(file, instance)?;
+            // A deletion may have removed the file between the two.
+            let same = rustix::fs::fstat(&lock.0).ok().zip(rustix::fs::stat(&path).ok());
+            if same.is_some_and(|(ours, there)| (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)) {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// Removes the file that [`at`](Self::at) made, once its instance is gone.
+    pub fn remove(folder: &Path, instance: InstanceId) {
+        let _ = fs::remove_file(Self::path(folder, instance));
+    }
+
+    fn path(folder: &Path, instance: InstanceId) -> PathBuf {
+        folder.join(format!("{instance}.lock"))
     }
 }
 
@@ -49,10 +75,24 @@ mod tests {
         let open = || File::open(folder.path()).unwrap();
         let lock = Lock::take(open(), id).unwrap();
         // What a child has of it between fork and exec.
-        let copy = lock.file().try_clone().unwrap();
+        let copy = lock.0.try_clone().unwrap();
         assert!(Lock::take(open(), id).unwrap_err().to_string().contains("another call"));
         drop(lock);
         drop(Lock::take(open(), id).unwrap());
         drop(copy);
+    }
+
+    #[test]
+    fn a_removed_file_locks_nobody_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path().join("run");
+        let id: InstanceId = "6e1f0d6e-52a3-4d0c-8f0b-6a5f2c1d7b11".parse().unwrap();
+        let lock = Lock::at(&run, id).unwrap();
+        assert_eq!(Lock::at(&run, id).unwrap_err().kind, tandem_contract::ErrorKind::Busy);
+        Lock::remove(&run, id);
+        drop(lock);
+        drop(Lock::at(&run, id).unwrap());
+        Lock::remove(&run, id);
+        assert_eq!(fs::read_dir(&run).unwrap().count(), 0);
     }
 }

@@ -222,6 +222,10 @@ fn ready(draft: &Draft, id: ResourceId) -> Result<Instance, Denied> {
         return Err(Denied::RulesFailed(source.id));
     }
     draft.need_idle(id)?;
+    // An admin's reset of status and task state does not end it.
+    if running(draft, id).is_ok() {
+        return Err(Denied::Busy { share: id, task_state: TaskState::InProgress.as_str().to_owned() });
+    }
     Ok(source)
 }
 

@@ -7,8 +7,8 @@ use uuid::Uuid;
 use crate::core::Core;
 use crate::denied::Denied;
 use crate::face::{NewType, TypeChange};
-use crate::model::{Quota, ShareType};
-use crate::store::{Batch, Gone, Row, ShareQuery, StoreError};
+use crate::model::{Intent, Operation, Quota, ShareType};
+use crate::store::{Batch, Gone, OperationQuery, Row, ShareQuery, StoreError};
 
 impl Core {
     /// Makes a share type.
@@ -65,6 +65,12 @@ impl Core {
             let row = self.store.share_type(id).await?.ok_or_else(|| Denied::NoType(id.to_string()))?;
             let users = ShareQuery { share_types: Some(vec![id]), limit: Some(1), ..ShareQuery::default() };
             if !self.store.shares(&users).await?.items.is_empty() {
+                return Err(Denied::TypeInUse(id));
+            }
+            let kind = Some("migrate".to_owned());
+            let migrations = OperationQuery { kind, unfinished: true, ..OperationQuery::default() };
+            let becomes = |op: &Operation| matches!(&op.intent, Intent::Migrate { request, .. } if request.new_type == Some(id));
+            if self.store.operations(&migrations).await?.iter().any(becomes) {
                 return Err(Denied::TypeInUse(id));
             }
             let batch = Batch { gone: vec![Gone::Type(id, row.version)], ..Batch::default() };

@@ -264,7 +264,9 @@ impl Run {
         if let Some(chore) = chore {
             self.core.board.chores.note(chore, self.core.clock.now());
         }
-        if self.state.started && (self.forced() || (step.is_soft() && error.kind != ErrorKind::Cancelled)) {
+        // A soft step that was stopped takes everything back while that is possible; past that, only its own work is left.
+        let stopped = error.kind == ErrorKind::Cancelled && self.may_turn_back();
+        if self.state.started && (self.forced() || (step.is_soft() && !stopped)) {
             tracing::warn!(op = %self.op, step = n, %error, "A step failed; the operation goes on without it.");
             let event = Event::StepDone { step: n, bytes: None, remark: Some(error.to_string()) };
             return self.record(event, |draft| super::rules::failed(draft, &step)).await;

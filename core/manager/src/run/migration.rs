@@ -385,7 +385,9 @@ pub(super) fn ended(
     ending: Ending,
     reason: Option<String>,
 ) -> Vec<Effect> {
-    let done = ending == Ending::Done;
+    // Past the switch the source is the one that goes, whatever was left to do there.
+    let switched = draft.instance(source).is_some_and(|i| i.part == Part::Outgoing);
+    let done = ending == Ending::Done || switched;
     let loser = if done { source } else { destination };
     let mut effects = Vec::new();
     if done {

@@ -14,7 +14,7 @@ use tandem_host::{CallContext, transfer};
 use super::execute::Run;
 use super::steps::{Done, Scene, set_exports};
 use crate::chores::Chore;
-use crate::model::{Intent, PointRecord};
+use crate::model::{Instance, Intent, Part, PointRecord};
 use crate::oplog::Event;
 use crate::plan::Step;
 
@@ -122,7 +122,9 @@ impl Run {
         let mut seen = Vec::new();
         let mut keep = BTreeSet::new();
         let mut unseen = false;
-        for row in scene.family.instances.iter().filter(|i| i.pool.is_some()) {
+        // What a migration makes or left needs no point.
+        let whole = |i: &&Instance| i.pool.is_some() && i.part == Part::Whole;
+        for row in scene.family.instances.iter().filter(whole) {
             match self.observe(row).await {
                 Ok(Some(observed)) => {
                     keep.extend(observed.resume.as_ref().and_then(|r| r.to));
