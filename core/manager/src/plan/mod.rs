@@ -222,6 +222,8 @@ impl Step {
                 | Self::Detach { .. }
                 // It may have switched although its answer was lost: only the storage can tell.
                 | Self::TakeOver { .. }
+                // The storage has switched: there is only forward.
+                | Self::Switch { .. }
         )
     }
 
