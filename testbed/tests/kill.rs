@@ -82,8 +82,8 @@ fn main() -> ExitCode {
 /// The same over ZFS, in a guest; one after the other, for there is one set of pools.
 fn on_pools(mut arguments: Arguments, long: bool) -> ExitCode {
     arguments.test_threads = Some(1);
-    let few = [Kind::CreateReplica, Kind::Sync, Kind::Promote, Kind::Migrate];
-    let more = [Kind::DeleteReplica, Kind::CreateShare, Kind::DeleteShare];
+    let few = [Kind::CreateReplica, Kind::Sync, Kind::Promote];
+    let more = [Kind::Migrate, Kind::DeleteReplica, Kind::CreateShare, Kind::DeleteShare];
     let kinds = few.into_iter().chain(more.into_iter().filter(|_| long));
     let trials = kinds.map(|kind| {
         trial(format!("{}_over_zfs", kind.word()), move || matrix::run(kind, Beneath::Zfs, long, &TABLE))
