@@ -8,7 +8,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tandem_sdk::mirror::{Control, Mirror, RootMode, Tree};
 use tandem_testbed::api::word;
+use tandem_testbed::bench::trees::{bytes, change_small, small};
 use tandem_testbed::bench::{Figures, begin};
 use tandem_testbed::kill::lab::{Beneath, Lab, Stage};
 use tandem_testbed::kill::storm::Dice;
@@ -23,8 +24,6 @@ use tandem_testbed::wait;
 
 /// Rounds of all tools in turns.
 const ROUNDS: usize = 5;
-/// Small files, of 4 KiB on average.
-const SMALL: u64 = 20_000;
 /// Apparent bytes of the sparse file; a tenth of it is there.
 const SPARSE: u64 = 2 << 30;
 /// Bytes of one island of it, and of one change.
@@ -194,28 +193,6 @@ fn settle_disk() {
     std::thread::sleep(Duration::from_millis(200));
 }
 
-fn small_file(root: &Path, number: u64) -> PathBuf {
-    root.join(format!("{:02}/{number}", number % 100))
-}
-
-fn small(root: &Path, dice: &mut Dice) {
-    for folder in 0..100 {
-        fs::create_dir(root.join(format!("{folder:02}"))).unwrap();
-    }
-    for number in 0..SMALL {
-        let length = 1 + dice.below(8 << 10);
-        fs::write(small_file(root, number), bytes(dice, length)).unwrap();
-    }
-}
-
-fn change_small(root: &Path, dice: &mut Dice) {
-    for _ in 0..SMALL / 100 {
-        let number = dice.below(SMALL);
-        let length = 1 + dice.below(8 << 10);
-        fs::write(small_file(root, number), bytes(dice, length)).unwrap();
-    }
-}
-
 fn sparse(root: &Path, dice: &mut Dice) {
     let file = File::create(root.join("sparse")).unwrap();
     file.set_len(SPARSE).unwrap();
@@ -231,11 +208,4 @@ fn change_sparse(root: &Path, dice: &mut Dice) {
         let place = dice.below(islands) * 10 * ISLAND;
         file.write_all_at(&bytes(dice, ISLAND), place).unwrap();
     }
-}
-
-fn bytes(dice: &mut Dice, length: u64) -> Vec<u8> {
-    (0..length.div_ceil(8))
-        .flat_map(|_| dice.below(u64::MAX).to_le_bytes())
-        .take(usize::try_from(length).expect("a length in memory"))
-        .collect()
 }

@@ -9,10 +9,11 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use tandem_testbed::bench::trees::{bytes, change_small, small};
 use tandem_testbed::bench::{Figures, begin};
 use tandem_testbed::kill::lab::{Beneath, Lab, Stage, THERE};
 use tandem_testbed::kill::storm::Dice;
@@ -20,8 +21,6 @@ use tandem_testbed::wait;
 
 /// Pairs of runs, rsync and Tandem in turns.
 const ROUNDS: u32 = 3;
-/// Small files, of 4 KiB on average.
-const SMALL: u64 = 20_000;
 /// Bytes of the large file.
 const LARGE: u64 = 2 << 30;
 /// GiB of the share, which holds any of the trees.
@@ -107,28 +106,6 @@ fn remove(folder: &Path) {
     fs::remove_dir_all(folder).unwrap();
 }
 
-fn small_file(root: &Path, number: u64) -> PathBuf {
-    root.join(format!("{:02}/{number}", number % 100))
-}
-
-fn small(root: &Path, dice: &mut Dice) {
-    for folder in 0..100 {
-        fs::create_dir(root.join(format!("{folder:02}"))).unwrap();
-    }
-    for number in 0..SMALL {
-        let length = 1 + dice.below(8 << 10);
-        fs::write(small_file(root, number), bytes(dice, length)).unwrap();
-    }
-}
-
-fn change_small(root: &Path, dice: &mut Dice) {
-    for _ in 0..SMALL / 100 {
-        let number = dice.below(SMALL);
-        let length = 1 + dice.below(8 << 10);
-        fs::write(small_file(root, number), bytes(dice, length)).unwrap();
-    }
-}
-
 fn large(root: &Path, dice: &mut Dice) {
     let mut file = File::create(root.join("large")).unwrap();
     for _ in 0..LARGE >> 20 {
@@ -142,11 +119,4 @@ fn change_large(root: &Path, dice: &mut Dice) {
         let place = dice.below(LARGE / PATCH) * PATCH;
         file.write_all_at(&bytes(dice, PATCH), place).unwrap();
     }
-}
-
-fn bytes(dice: &mut Dice, length: u64) -> Vec<u8> {
-    (0..length.div_ceil(8))
-        .flat_map(|_| dice.below(u64::MAX).to_le_bytes())
-        .take(usize::try_from(length).unwrap())
-        .collect()
 }

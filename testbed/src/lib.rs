@@ -1,6 +1,6 @@
 //! Scenarios, simulations, benchmarks and end-to-end tests.
 //!
-//! What the tests share: real processes that end with their owner ([`server`]), the stock client ([`client`]), real
+//! What the tests share: chance that repeats ([`chance`]), real processes that end with their owner ([`server`]), the stock client ([`client`]), real
 //! trees of files and an independent judge of them ([`tree`]), and waiting for conditions ([`wait`]). Scenarios that
 //! speak HTTP themselves use [`api`]; real kills and what must be true after them are in [`kill`].
 //! A host of its own, with ZFS and NFS and a power switch, is a [`site`].
@@ -15,6 +15,7 @@
 pub mod api;
 pub mod artifacts;
 pub mod bench;
+pub mod chance;
 pub mod client;
 pub mod far;
 pub mod kill;

@@ -17,22 +17,11 @@ use serde_json::Value;
 use tandem_guests::host::Event;
 use tandem_guests::{Host, Running, nfs, zfs};
 use tandem_testbed::api::word;
-use tandem_testbed::kill::storm::Dice;
+use tandem_testbed::chance::{dice, long};
 use tandem_testbed::site::{Exports, POOLS, Site, audit};
 use tandem_testbed::wait;
 
 const GIB: u64 = 1 << 30;
-
-fn long() -> bool {
-    std::env::var_os("TANDEM_LONG").is_some_and(|value| value != "0")
-}
-
-fn dice() -> Dice {
-    let seed = std::env::var("TANDEM_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
-    println!("TANDEM_SEED={seed}");
-    Dice::new(seed)
-}
 
 /// A share with some files, and a replica in sync.
 fn pair(site: &Site, style: &str) -> (String, String, String) {

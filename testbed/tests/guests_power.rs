@@ -20,16 +20,13 @@ use std::time::Duration;
 use tandem_guests::host::Event;
 use tandem_guests::{Host, Link, nfs};
 use tandem_testbed::api::word;
+use tandem_testbed::chance::long;
 use tandem_testbed::kill::matrix::events;
 use tandem_testbed::site::{Exports, POOLS, Site, audit};
 use tandem_testbed::wait;
 
 const GIB: u64 = 1 << 30;
 const ADDRESS: &str = "192.0.2.101";
-
-fn long() -> bool {
-    std::env::var_os("TANDEM_LONG").is_some_and(|value| value != "0")
-}
 
 /// What is asked for when the power goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
+use tandem_testbed::chance;
 use tandem_testbed::kill::lab::Beneath;
 use tandem_testbed::kill::matrix::reason;
 use tandem_testbed::kill::{Kind, Table, matrix, storm, transfer};
@@ -23,10 +24,7 @@ static TABLE: Table = Table::new();
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let long = std::env::var_os("TANDEM_LONG").is_some_and(|value| value != "0");
-    let seed =
-        std::env::var("TANDEM_SEED").ok().map(|text| text.parse::<u64>().expect("TANDEM_SEED is a number"));
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    let (long, seed) = (chance::long(), chance::seed());
     if std::env::var_os("TANDEM_KILL_BENEATH").is_some_and(|beneath| beneath == "zfs") {
         return on_pools(arguments, long);
     }

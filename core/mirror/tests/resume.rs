@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Sync, append, assert_same, describe, every_kind, noise};
@@ -30,6 +31,20 @@ fn cut_and_resume(sync: &mut Sync<'_>, cuts: &[u64]) -> u64 {
     carried + received.bytes
 }
 
+/// Everything, from the start.
+fn whole<'a>(source: &'a Path, manifest: &'a Path, staging: &'a Path, cut: Option<u64>) -> Sync<'a> {
+    Sync {
+        source,
+        manifest,
+        base: None,
+        spare: None,
+        variants: Variants::new(),
+        resume: Resume::default(),
+        staging,
+        cut,
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
@@ -40,10 +55,7 @@ proptest! {
         every_kind(&source);
         let manifest = dir.path().join("manifest");
         describe(&source, None, &manifest);
-        let mut sync = Sync {
-            source: &source, manifest: &manifest, base: None, spare: None, variants: Variants::new(),
-            resume: Resume::default(), staging: &staging, cut: None,
-        };
+        let mut sync = whole(&source, &manifest, &staging, None);
         let cuts: Vec<u64> = small.into_iter().chain(cuts).collect();
         let carried = cut_and_resume(&mut sync, &cuts);
         // 3.4 MB of content; each cut costs at most the chunk it fell into, a manifest record, and a header.
@@ -74,16 +86,7 @@ fn the_end_may_be_lost_and_the_tree_half_built() {
     every_kind(&source);
     let manifest = dir.path().join("manifest");
     describe(&source, None, &manifest);
-    let mut sync = Sync {
-        source: &source,
-        manifest: &manifest,
-        base: None,
-        spare: None,
-        variants: Variants::new(),
-        resume: Resume::default(),
-        staging: &staging,
-        cut: None,
-    };
+    let mut sync = whole(&source, &manifest, &staging, None);
     let (sent, _, _) = sync.succeed();
     // Killed after everything had arrived, while it was being built: the manifest is not there yet.
     fs::remove_file(staging.join("manifest")).unwrap();
@@ -103,16 +106,7 @@ fn a_stream_that_continues_from_an_earlier_place_costs_nothing_that_arrived() {
     every_kind(&source);
     let manifest = dir.path().join("manifest");
     describe(&source, None, &manifest);
-    let mut sync = Sync {
-        source: &source,
-        manifest: &manifest,
-        base: None,
-        spare: None,
-        variants: Variants::new(),
-        resume: Resume::default(),
-        staging: &staging,
-        cut: Some(1_000_000),
-    };
+    let mut sync = whole(&source, &manifest, &staging, Some(1_000_000));
     assert!(matches!(sync.run().1, Err(Error::Cut)));
     let early = staged(&staging).unwrap().unwrap();
     (sync.resume, sync.cut) = (early.resume.clone(), Some(1_000_000));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use tandem_sdk::{Error, Result, schemars};
+use tandem_sdk::{Error, Result, schemars, settings};
 
 /// Settings of a back end of plain folders.
 #[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
@@ -46,16 +46,7 @@ impl Config {
                 self.root.display()
             )));
         }
-        if self.pool.is_empty() || self.pool.contains(['#', '@', '/']) {
-            return Err(Error::invalid("`pool` must be a name without `#`, `@` and `/`"));
-        }
-        u32::from_str_radix(&self.share_mode, 8)
-            .ok()
-            .filter(|mode| *mode <= 0o7777 && mode & 0o700 == 0o700)
-            .ok_or_else(|| {
-                Error::invalid(
-                    "`share_mode` must be octal permissions that let the owner do everything, as `0755`",
-                )
-            })
+        settings::pool_name(&self.pool)?;
+        settings::share_mode(&self.share_mode)
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use tandem_sdk::{Error, ExportSettings, Result, schemars};
+use tandem_sdk::{Error, ExportSettings, Result, schemars, settings};
 
 use crate::{Filesystem, names};
 
@@ -92,18 +92,9 @@ impl Config {
             )));
         }
         let pool = self.pool();
-        if pool.is_empty() || pool.contains(['#', '@', '/']) {
-            return Err(Error::invalid("`pool` must be a name without `#`, `@` and `/`"));
-        }
-        for (key, path) in [("mounts", &self.mounts), ("run", &self.run)] {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-            let text = path.to_string_lossy();
-            if !path.is_absolute() || !text.chars().all(plain) || text.split('/').any(|part| part == "..") {
-                return Err(Error::invalid(format!(
-                    "`{key}` is `{text}`; it must be an absolute path of letters, digits, `.`, `_` and `-`"
-                )));
-            }
-        }
+        settings::pool_name(pool)?;
+        settings::plain_path("mounts", &self.mounts)?;
+        settings::plain_path("run", &self.run)?;
         if self.worker.as_ref().is_some_and(|path| !path.is_absolute()) {
             return Err(Error::invalid("`worker` must be an absolute path"));
         }
@@ -112,14 +103,7 @@ impl Config {
                 "`warn_percent` must not be above `refuse_percent`, and that not above 100",
             ));
         }
-        u32::from_str_radix(&self.share_mode, 8)
-            .ok()
-            .filter(|mode| *mode <= 0o7777 && mode & 0o700 == 0o700)
-            .ok_or_else(|| {
-                Error::invalid(
-                    "`share_mode` must be octal permissions that let the owner do everything, as `0755`",
-                )
-            })
+        settings::share_mode(&self.share_mode)
     }
 
     /// The pool's name towards the manager.

@@ -12,10 +12,10 @@ use tandem_sdk::{Attachable, Client, Driver, Error, Exporter, Lock, OpContext, R
 
 use crate::image::{Found, Image};
 use crate::meta::{Attached, MARK, Meta};
-use crate::mount::failed;
 use crate::report::{LVS, Volume};
 use crate::worker::{Setup, Worker};
 use crate::{Config, Filesystem, Inner, Lvm, names, observe, program, store, system};
+use tandem_sdk::files::failed;
 
 /// The largest share. ext4 and XFS could be larger, but not checked or repaired in a time that anybody would wait.
 const LARGEST: u64 = 64 << 40;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
+use tandem_sdk::files::failed;
 use tandem_sdk::{Error, Exporter, Result, Retry};
 
 use crate::Filesystem;
@@ -129,18 +130,6 @@ fn in_use(path: &Path) -> Error {
         "`{}` is in use by a process on this host, which keeps files or folders of it open; end it (`fuser -vm` shows it)",
         path.display()
     ))
-}
-
-/// An error of the system about a path.
-pub(crate) fn failed(action: &str, path: &Path, e: &io::Error) -> Error {
-    let error = Error::unavailable(format!("could not {action} `{}`: {e}", path.display()));
-    match e.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            error.retry(Retry::AfterOperator)
-        }
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::out_of_space(error.message),
-        _ => error,
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tandem_sdk::Result;
 
 use crate::Config;
-use crate::mount::failed;
+use tandem_sdk::files::failed;
 
 /// Where LVM keeps what it knew of groups, on machines that have it.
 const BACKUP: &str = "/etc/lvm/backup";

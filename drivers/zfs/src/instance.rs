@@ -11,8 +11,8 @@ use tandem_sdk::{Attachable, Client, Driver, Error, ErrorKind, Exporter, Lock, O
 
 use crate::image::{Found, Image};
 use crate::meta::{Attached, Meta};
-use crate::mount::failed;
 use crate::{Config, Inner, TOKEN, Zfs, lzc, names, observe, store, tool};
+use tandem_sdk::files::failed;
 
 impl Driver for Zfs {
     const NAME: &'static str = "zfs";

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
+use tandem_sdk::files::failed;
 use tandem_sdk::{Error, Exporter, Result, Retry};
 
 /// How often, and how far apart, a busy mount is tried before it is detached.
@@ -77,18 +78,6 @@ pub(crate) fn unmount(path: &Path, exporter: &Exporter) -> Result<bool> {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(was),
         Err(e) => Err(failed("remove", path, &e)),
-    }
-}
-
-/// An error of the system about a path.
-pub(crate) fn failed(action: &str, path: &Path, e: &io::Error) -> Error {
-    let error = Error::unavailable(format!("could not {action} `{}`: {e}", path.display()));
-    match e.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            error.retry(Retry::AfterOperator)
-        }
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::out_of_space(error.message),
-        _ => error,
     }
 }
 

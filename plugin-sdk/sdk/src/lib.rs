@@ -19,6 +19,7 @@ mod dispatch;
 mod driver;
 mod export;
 pub mod exporter;
+pub mod files;
 mod guard;
 mod host;
 mod lock;
@@ -26,6 +27,7 @@ mod log;
 mod migration;
 mod plugin;
 mod replication;
+pub mod settings;
 mod stream;
 
 #[doc(hidden)]

@@ -6,6 +6,7 @@
 pub mod clones;
 pub mod load;
 pub mod process;
+pub mod trees;
 
 use std::fmt;
 use std::time::{Duration, Instant};

@@ -14,7 +14,7 @@ use tandem_host::{CallContext, transfer};
 use super::execute::Run;
 use super::steps::{Done, Scene, set_exports};
 use crate::chores::Chore;
-use crate::model::{Instance, Intent, Part, PointRecord};
+use crate::model::{Instance, Intent, Operation, Part, PointRecord};
 use crate::oplog::Event;
 use crate::plan::Step;
 
@@ -155,10 +155,7 @@ impl Run {
         keep.extend(follow.filter_map(|i| i.point.as_ref()).map(|p| p.info.id));
         keep.extend(in_common(seen.iter().filter(|(row, _)| Some(row.id) != leaves).map(|(_, seen)| seen)));
         for op in now.family.operations.iter().filter(|op| op.id != self.op) {
-            if let Intent::Sync { point, .. } = op.intent {
-                keep.extend(point);
-            }
-            keep.extend(self.points_of(op.id).await?);
+            keep.extend(self.points_of(op).await?);
         }
         for (row, observed) in seen {
             let backend = self.core.backends.of(&row).await?;
@@ -181,20 +178,22 @@ impl Run {
         }))
     }
 
-    /// Points that an unfinished operation's plan names.
-    async fn points_of(&self, op: tandem_contract::OpId) -> Result<Vec<PointId>, Error> {
-        let log = self.core.store.log(op).await.map_err(|e| Error::unavailable(e.to_string()))?;
+    /// Points that an unfinished operation's intent or plan names.
+    async fn points_of(&self, op: &Operation) -> Result<Vec<PointId>, Error> {
+        let asked = match op.intent {
+            Intent::Sync { point, .. } => point,
+            _ => None,
+        };
+        let log = self.core.store.log(op.id).await.map_err(|e| Error::unavailable(e.to_string()))?;
         let steps = log.into_iter().filter_map(|l| match l.event {
             Event::Planned { steps } => Some(steps),
             _ => None,
         });
-        Ok(steps
-            .flatten()
-            .filter_map(|s| match s {
-                Step::MakePoint { point, .. } | Step::Transfer { point, .. } => Some(point),
-                _ => None,
-            })
-            .collect())
+        let planned = steps.flatten().filter_map(|s| match s {
+            Step::MakePoint { point, .. } | Step::Transfer { point, .. } => Some(point),
+            _ => None,
+        });
+        Ok(asked.into_iter().chain(planned).collect())
     }
 
     pub(super) async fn await_up_to_date(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
