@@ -107,11 +107,24 @@ pub(crate) fn over_size(meta: &Meta, used: u64) -> Option<String> {
 }
 
 /// Points that the instance holds, oldest first.
-fn points(meta: &Meta) -> Vec<PointInfo> {
-    match meta.role {
-        Role::Active | Role::Fenced if meta.point.is_none() => meta.points.clone(),
+fn points(instance: &Instance, cx: &OpContext) -> Result<Vec<PointInfo>> {
+    let meta = &instance.meta;
+    Ok(match meta.role {
         Role::Active => meta.points.clone(),
+        Role::Fenced if meta.point.is_none() => meta.points.clone(),
+        _ if has_strayed(instance, cx)? => Vec::new(),
         _ => meta.point.iter().cloned().collect(),
+    })
+}
+
+/// Whether the tree of a secondary that was the active one is not its point any more: a file that was open for writing
+/// when it was demoted, and root, are held back by no permissions.
+pub(crate) fn has_strayed(instance: &Instance, cx: &OpContext) -> Result<bool> {
+    let meta = &instance.meta;
+    // A tree that arrived is described by no point of its own.
+    match meta.point.as_ref().and_then(|at| meta.points.iter().find(|p| p.id == at.id)) {
+        Some(point) if meta.role == Role::Secondary => changed_since(instance, Some(point), cx),
+        _ => Ok(false),
     }
 }
 
@@ -176,7 +189,7 @@ pub(crate) fn observe(store: &Store, id: InstanceId, cx: &OpContext) -> Result<O
         exports: instance.exports(),
         read_only: !meta.is_writable(),
         quiesced: false,
-        points: points(meta),
+        points: points(&instance, cx)?,
         resume: resume(&instance)?,
         health: health(&instance, used),
     }))
@@ -194,11 +207,11 @@ pub(crate) fn replica_state(
     if epoch < meta.epoch {
         return Err(Error::stale_epoch(epoch, meta.epoch));
     }
-    let newest = points(meta).pop();
+    let newest = points(&instance, cx)?.pop();
     let state = match meta.role {
         _ if meta.deleting => ReplicaState::Error,
         Role::Active => ReplicaState::Active,
-        Role::Secondary if meta.point.is_some() => ReplicaState::InSync,
+        Role::Secondary if newest.is_some() => ReplicaState::InSync,
         _ => ReplicaState::OutOfSync,
     };
     let changed =

@@ -269,7 +269,11 @@ fn receive(
             spec.instance
         )));
     }
-    if rose {
+    if observe::has_strayed(&instance, cx)? {
+        tracing::warn!(instance = %spec.instance, "It was written to after it was demoted; it needs a full copy.");
+        instance.meta.point = None;
+        instance.save()?;
+    } else if rose {
         instance.save()?;
     }
     if let Some(point) = instance.meta.point.as_ref().filter(|p| p.id == spec.to.id) {

@@ -135,6 +135,34 @@ async fn an_old_active_that_was_written_to_gets_a_full_copy() {
 }
 
 #[tokio::test]
+async fn a_writer_that_the_demotion_did_not_stop_is_found_out() {
+    let pair = Pair::new(Style::Readable).await;
+    fill(&pair.share());
+    let mut open = fs::File::create(pair.share().join("open")).unwrap();
+    let (sent, _) = pair.sync().await;
+    assert!(sent.bytes > 0);
+    let demote = DemoteReplica { instance: pair.active, epoch: Epoch(2), to: Demotion::Secondary };
+    pair.alpha.call(demote).await.unwrap();
+    let point = pair.alpha.observe(pair.active).await.unwrap().points.pop();
+    let promotion = Promotion::Planned { point: point.map(|p| p.id) };
+    pair.beta.call(PromoteReplica { instance: pair.replica, epoch: Epoch(2), promotion }).await.unwrap();
+    let look = UpdateReplicaState { instance: pair.active, epoch: Epoch(2) };
+    assert_eq!(pair.alpha.call(look.clone()).await.unwrap().state, ReplicaState::InSync);
+
+    std::io::Write::write_all(&mut open, b"too late").unwrap();
+    let seen = pair.alpha.call(look).await.unwrap();
+    assert_eq!((seen.state, seen.newest_point), (ReplicaState::OutOfSync, None));
+    assert!(pair.alpha.observe(pair.active).await.unwrap().points.is_empty());
+    // Nothing changed on the new active, and still everything is carried.
+    let next = pair.beta.point(pair.replica, 2).await;
+    let (_, received) =
+        transfer((&pair.beta, pair.replica), (&pair.alpha, pair.active), 2, &next, None).await;
+    received.unwrap();
+    assert_same(&pair.beta.export(pair.replica), &pair.share());
+    assert_eq!(fs::read(pair.share().join("open")).unwrap(), b"");
+}
+
+#[tokio::test]
 async fn a_cut_transfer_goes_on_where_it_stopped() {
     let pair = Pair::new(Style::Readable).await;
     fill(&pair.share());

@@ -129,6 +129,6 @@ proptest! {
         prop_assert_eq!(back.contains(&Step::Detach { instance: SOURCE }), attached);
         // Until the driver was told to switch, a cancel turns back.
         let commits = |s: &Step| matches!(s, Step::TakeOver { .. } | Step::Switch { .. });
-        prop_assert_eq!(may_turn_back(&intent, &steps, failed + 1), !reached(&commits));
+        prop_assert_eq!(may_turn_back(&intent, &steps, failed, failed + 1), !reached(&commits));
     }
 }

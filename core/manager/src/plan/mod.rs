@@ -284,12 +284,16 @@ pub(crate) fn undo(intent: &Intent, steps: &[Step], failed: usize, world: &World
     }
 }
 
-/// Whether cancelling before this step still takes everything back; past it, recovery goes forward.
-pub(crate) fn may_turn_back(intent: &Intent, steps: &[Step], next: usize) -> bool {
+/// Whether cancelling still takes everything back, after `done` steps and with the first `begun` begun; past that,
+/// recovery goes forward.
+pub(crate) fn may_turn_back(intent: &Intent, steps: &[Step], done: usize, begun: usize) -> bool {
+    let among = |first: usize, commits: fn(&Step) -> bool| steps.iter().take(first).any(commits);
     match intent {
-        Intent::Promote { .. } => !steps.iter().take(next).any(|s| matches!(s, Step::Promote { .. })),
-        Intent::Migrate { .. } => {
-            !steps.iter().take(next).any(|s| matches!(s, Step::TakeOver { .. } | Step::Switch { .. }))
+        Intent::Promote { .. } => !among(begun, |s| matches!(s, Step::Promote { .. })),
+        Intent::Migrate { .. } => !among(begun, |s| matches!(s, Step::TakeOver { .. } | Step::Switch { .. })),
+        // One that only waits for its storage may be cancelled; what is removed stays removed.
+        Intent::DeleteReplica { .. } | Intent::DeleteShare { .. } | Intent::Release { .. } => {
+            !among(done, |s| matches!(s, Step::DeleteReplica { .. } | Step::DeleteInstance { .. }))
         }
         _ => true,
     }

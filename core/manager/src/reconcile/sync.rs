@@ -124,11 +124,7 @@ async fn look(core: &SharedCore, reads: &Semaphore, share: ResourceId) -> Result
     }
     let asked_at = core.clock.now();
     let active_report = report(core, active, row.epoch).await;
-    if active_report.as_ref().is_ok_and(|a| a.changed_since_point == Some(false))
-        && let Some(at_rest) = at_rest(&family, active, rpo)
-    {
-        core.board.watched.keep(share, generation, at_rest);
-    }
+    let mut rests = active_report.as_ref().is_ok_and(|a| a.changed_since_point == Some(false));
     if !is_busy(&family, active)
         && active.status == InstanceStatus::Available
         && let Some(why) = failure(&active_report)
@@ -146,8 +142,13 @@ async fn look(core: &SharedCore, reads: &Semaphore, share: ResourceId) -> Result
         } else if is_by_storage(core, follower) {
             judge_storage(core, follower, &active_report, own, rpo).await?;
         } else {
-            judge(core, follower, &active_report, point, asked_at, rpo).await?;
+            let strayed = has_strayed(follower, &own);
+            rests &= !strayed;
+            judge(core, follower, &active_report, strayed, point, asked_at, rpo).await?;
         }
+    }
+    if rests && let Some(at_rest) = at_rest(&family, active, rpo) {
+        core.board.watched.keep(share, generation, at_rest);
     }
     Ok(again)
 }
@@ -255,6 +256,12 @@ fn failure(report: &Result<ReplicaReport, Error>) -> Option<String> {
     }
 }
 
+/// Whether a replica is not at the point that it was brought to: its driver found it written to since.
+fn has_strayed(row: &Instance, own: &Result<ReplicaReport, Error>) -> bool {
+    let known = row.point.as_ref().map(|p| p.info.id);
+    own.as_ref().is_ok_and(|own| own.newest_point.as_ref().map(|p| p.id) != known)
+}
+
 fn is_by_storage(core: &SharedCore, row: &Instance) -> bool {
     let replication = core.backends.capabilities_of(row).and_then(|c| c.replication);
     replication.is_some_and(|r| matches!(r.transport, Transport::Storage { .. }))
@@ -264,6 +271,7 @@ async fn judge(
     core: &SharedCore,
     row: &Instance,
     active: &Result<ReplicaReport, Error>,
+    strayed: bool,
     point: PointId,
     asked_at: Timestamp,
     rpo: u64,
@@ -273,7 +281,7 @@ async fn judge(
         a.changed_since_point == Some(false)
             && newest.is_some()
             && newest == row.point.as_ref().map(|p| p.info.id)
-    });
+    }) && !strayed;
     if unchanged {
         confirm(core, row.id, asked_at, Duration::from_secs(rpo));
     } else if active.is_ok() {

@@ -224,12 +224,13 @@ impl Run {
         Ok(())
     }
 
-    /// Whether a cancel still takes everything back. A promotion whose last step was begun goes forward.
+    /// Whether a cancel still takes everything back.
     pub fn may_turn_back(&self) -> bool {
         !self.state.undoing()
             && plan::may_turn_back(
                 &self.intent(),
                 &self.state.steps,
+                self.state.next,
                 self.state.next + usize::from(self.state.started),
             )
     }

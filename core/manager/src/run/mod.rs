@@ -104,10 +104,11 @@ async fn one(core: &SharedCore, claim: Claim) {
     let _permit = match claim.sync {
         Some(instance) => {
             tokio::select! {
-                permit = room(core, instance) => permit,
+                biased;
+                () = core.stop.cancelled() => return,
                 // A cancelled sync need not wait for room to end.
                 () = claim.cancel.cancelled() => None,
-                () = core.stop.cancelled() => return,
+                permit = room(core, instance) => permit,
             }
         }
         None => None,

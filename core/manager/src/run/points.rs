@@ -122,6 +122,7 @@ impl Run {
         let mut seen = Vec::new();
         let mut keep = BTreeSet::new();
         let mut unseen = false;
+        let mut gone = BTreeSet::new();
         // What a migration makes or left needs no point.
         let whole = |i: &&Instance| i.pool.is_some() && i.part == Part::Whole;
         for row in scene.family.instances.iter().filter(whole) {
@@ -130,7 +131,9 @@ impl Run {
                     keep.extend(observed.resume.as_ref().and_then(|r| r.to));
                     seen.push((row.clone(), observed));
                 }
-                Ok(None) => {}
+                Ok(None) => {
+                    gone.insert(row.id);
+                }
                 Err(error) => {
                     // What a replica that is away has, and may still want, is not known: its increments are kept
                     // from the newest point that it is known to have.
@@ -150,8 +153,8 @@ impl Run {
             _ => None,
         };
         let stay = now.family.instances.iter().filter(|i| Some(i.id) != leaves);
-        // What the active one once received as a replica is needed by others only.
-        let follow = stay.filter(|i| i.replica_state != Some(ReplicaState::Active));
+        // What the active one once received as a replica is needed by others only, and what has no storage gets all anew.
+        let follow = stay.filter(|i| i.replica_state != Some(ReplicaState::Active) && !gone.contains(&i.id));
         keep.extend(follow.filter_map(|i| i.point.as_ref()).map(|p| p.info.id));
         keep.extend(in_common(seen.iter().filter(|(row, _)| Some(row.id) != leaves).map(|(_, seen)| seen)));
         for op in now.family.operations.iter().filter(|op| op.id != self.op) {
