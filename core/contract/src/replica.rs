@@ -64,7 +64,7 @@ pub struct ReplicaReport {
     /// Whether storage that replicates by itself is up to date this moment.
     #[serde(default)]
     pub up_to_date: Option<bool>,
-    /// Progress of a resync that the storage runs by itself.
+    /// Progress of a resync that the storage runs by itself now; `None` while it has no link to run it over.
     #[serde(default)]
     pub resync: Option<crate::Progress>,
     /// Whether two sides diverged, and how, as a sentence.

@@ -72,7 +72,7 @@ impl Fake {
             changed_since_point: (instance.role == Role::Active && !storage).then_some(changed),
             lag_bytes: storage.then(|| u64::from(instance.resync_left)),
             up_to_date: storage.then_some(current),
-            resync: (instance.resync_left > 0).then(|| Progress {
+            resync: (linked && instance.resync_left > 0).then(|| Progress {
                 total: Some(u64::from(peers::RESYNC)),
                 done: u64::from(peers::RESYNC - instance.resync_left.min(peers::RESYNC)),
                 phase: "resync".to_owned(),

@@ -170,6 +170,14 @@ fn points(
         .map(|point| point.info.id)
         .chain(family.instances.iter().filter_map(|row| seen.get(&row.id)?.partial))
         .collect();
+    // What was fenced is told to follow one day, from what it has in common with the others.
+    let fenced = family.instances.iter().filter(|row| row.fenced).filter_map(|row| seen.get(&row.id));
+    let others = |id| seen.values().filter(move |other: &&Inspected| other.instance != id);
+    let needed: BTreeSet<PointId> = fenced
+        .flat_map(|one| others(one.instance).map(move |other| (one, other)))
+        .filter_map(|(one, other)| one.points.iter().rev().find(|id| other.points.contains(id)).copied())
+        .chain(needed)
+        .collect();
     let recorded = |id: &PointId| family.share.iter().any(|s| s.points.iter().any(|p| p.info.id == *id));
     // A call that hung may make a point after its operation has ended: the next sync releases it, if there is one.
     let alone = family.instances.iter().filter(|row| row.pool.is_some()).count() == 1;

@@ -158,12 +158,12 @@ fn delete_replica(
     }
     let concerns = |op: &Operation| op.intent.instance() == Some(id);
     if row.status == InstanceStatus::Deleting
-        && draft.unfinished().iter().any(|op| is_delete(op) && concerns(op))
+        && draft.unfinished().iter().any(|op| op.intent.deletes() && concerns(op))
         && !force
     {
         return Ok(None);
     }
-    draft.preempt(|op| concerns(op) && (force || !is_delete(op)));
+    draft.preempt(|op| concerns(op) && (force || !op.intent.deletes()));
     let set = vec![Effect::Status { instance: id, status: InstanceStatus::Deleting }];
     Ok(Some(draft.admit(new_op(), Intent::DeleteReplica { instance: id, force }, set, Some(caller))))
 }
@@ -188,10 +188,6 @@ fn delete_leftover(
     }
     let set = vec![Effect::Status { instance: id, status: InstanceStatus::Deleting }];
     Ok(Some(draft.admit(new_op(), Intent::Release { instance: id, force }, set, Some(caller))))
-}
-
-const fn is_delete(op: &Operation) -> bool {
-    matches!(op.intent, Intent::DeleteReplica { .. } | Intent::DeleteShare { .. })
 }
 
 fn promote(

@@ -264,6 +264,14 @@ fn resize_share(
         return Err(Denied::ShareStatus { share: id, status, needed: "available".into() });
     }
     draft.need_idle(id)?;
+    // Another replica may have become the active one, and be available, while the share grows.
+    if let Some(op) = draft.unfinished().iter().find(|op| matches!(op.intent, Intent::Resize { .. })) {
+        let status = match op.intent {
+            Intent::Resize { from_gb, to_gb } if to_gb > from_gb => InstanceStatus::Extending,
+            _ => InstanceStatus::Shrinking,
+        };
+        return Err(Denied::ShareStatus { share: id, status, needed: "available".into() });
+    }
     let fits = if verb == "extend" { to_gb > from_gb } else { to_gb < from_gb && to_gb > 0 };
     if !fits {
         return Err(Denied::Size { share: id, size_gb: from_gb, asked_gb: to_gb, verb });

@@ -142,6 +142,11 @@ impl Intent {
         }
     }
 
+    /// Whether it removes what it is about.
+    pub const fn deletes(&self) -> bool {
+        matches!(self, Self::DeleteReplica { .. } | Self::DeleteShare { .. } | Self::Release { .. })
+    }
+
     /// Whether it may change this instance.
     pub fn concerns(&self, id: InstanceId) -> bool {
         match self {

@@ -292,7 +292,7 @@ pub(crate) fn may_turn_back(intent: &Intent, steps: &[Step], done: usize, begun:
         Intent::Promote { .. } => !among(begun, |s| matches!(s, Step::Promote { .. })),
         Intent::Migrate { .. } => !among(begun, |s| matches!(s, Step::TakeOver { .. } | Step::Switch { .. })),
         // One that only waits for its storage may be cancelled; what is removed stays removed.
-        Intent::DeleteReplica { .. } | Intent::DeleteShare { .. } | Intent::Release { .. } => {
+        intent if intent.deletes() => {
             !among(done, |s| matches!(s, Step::DeleteReplica { .. } | Step::DeleteInstance { .. }))
         }
         _ => true,

@@ -305,8 +305,11 @@ impl Run {
     async fn end(&mut self, ending: Ending, error: Option<Error>) -> Result<(), Denied> {
         let (core, intent) = (Arc::clone(&self.core), self.intent());
         let event = Event::Finished { ending, error: error.clone() };
-        self.record(event, |draft| super::finish::rows(&core, draft, &intent, ending, error.as_ref()))
-            .await?;
+        let planned = !self.state.steps.is_empty();
+        self.record(event, |draft| {
+            super::finish::rows(&core, draft, &intent, planned, ending, error.as_ref())
+        })
+        .await?;
         match error {
             Some(error) if ending == Ending::Failed => {
                 tracing::warn!(op = %self.op, kind = intent.kind(), share = %self.share, %error, "Operation failed.");

@@ -1,6 +1,8 @@
 //! What the end of an operation sets.
 
-use tandem_contract::{Error, ErrorKind, InstanceId, ReplicaState};
+use std::collections::BTreeSet;
+
+use tandem_contract::{Error, ErrorKind, InstanceId, PointId, ReplicaState};
 
 use crate::admission::admit_sync;
 use crate::chores::Chore;
@@ -10,11 +12,29 @@ use crate::model::{AccessRulesStatus, Counted, InstanceStatus, Intent};
 use crate::oplog::{Effect, Ending};
 use crate::plan::Step;
 
-/// Rows and statuses at the end of an operation, in the same commit as its last event.
+/// Rows and statuses at the end of an operation, in the same commit as its last event. What is to be deleted meanwhile
+/// stays so: nothing else may be asked of it. `planned`: it got as far as its first step.
 pub(super) fn rows(
     core: &Core,
     draft: &mut Draft,
     intent: &Intent,
+    planned: bool,
+    ending: Ending,
+    error: Option<&Error>,
+) -> Vec<Effect> {
+    let mut effects = set(core, draft, intent, planned, ending, error);
+    if !intent.deletes() {
+        let deleted = |id: InstanceId| draft.instance(id).is_some_and(|i| i.status == InstanceStatus::Deleting);
+        effects.retain(|e| !matches!(e, Effect::Status { instance, .. } if deleted(*instance)));
+    }
+    effects
+}
+
+fn set(
+    core: &Core,
+    draft: &mut Draft,
+    intent: &Intent,
+    planned: bool,
     ending: Ending,
     error: Option<&Error>,
 ) -> Vec<Effect> {
@@ -46,14 +66,25 @@ pub(super) fn rows(
         }
         Intent::DeleteReplica { instance, .. } if done => {
             core.board.gone(*instance);
-            return_replica(draft);
+            // Another deletion, forced or not, may have come first.
+            if draft.instance(*instance).is_some() {
+                return_replica(draft);
+            }
+            // Its own release of points may have been cut short, or have come before it was known to be gone.
+            release_later(core, draft, None, Some(*instance));
             vec![Effect::Gone { instance: *instance }]
         }
         Intent::DeleteReplica { instance, .. } => {
             note(draft, *instance, false, reason);
             vec![status(*instance, InstanceStatus::ErrorDeleting), state(*instance, ReplicaState::Error)]
         }
-        Intent::Sync { instance, .. } => sync(core, draft, *instance, ending, reason),
+        Intent::Sync { instance, point, .. } => {
+            if !planned && let Some(point) = point {
+                // Another operation may have kept it for this one, and no step of its own lets go of it.
+                release_later(core, draft, Some(*point), None);
+            }
+            sync(core, draft, *instance, ending, reason)
+        }
         Intent::Promote { instance, .. } => {
             note(draft, *instance, done, reason);
             vec![status(*instance, InstanceStatus::Available)]
@@ -140,6 +171,17 @@ fn delete_share(core: &Core, draft: &mut Draft) -> Vec<Effect> {
     draft.share = None;
     draft.rules.clear();
     gone.into_iter().map(|instance| Effect::Gone { instance }).collect()
+}
+
+/// Points on record, and one more that may lie on the storage, are to be let go of where no replica is at them once
+/// one of them has left.
+fn release_later(core: &Core, draft: &Draft, more: Option<PointId>, leaves: Option<InstanceId>) {
+    let Some(share) = &draft.share else { return };
+    let stay = draft.instances.iter().filter(|i| Some(i.id) != leaves);
+    let needed: BTreeSet<PointId> = stay.filter_map(|i| Some(i.point.as_ref()?.info.id)).collect();
+    if share.points.iter().map(|p| p.info.id).chain(more).any(|id| !needed.contains(&id)) {
+        core.board.chores.note(Chore::Release(share.id), draft.now);
+    }
 }
 
 fn return_replica(draft: &mut Draft) {
@@ -237,10 +279,18 @@ fn resize(draft: &mut Draft, from_gb: u64, to_gb: u64, done: bool, error: Option
     };
     let moving = |s: InstanceStatus| matches!(s, InstanceStatus::Extending | InstanceStatus::Shrinking);
     let ids: Vec<InstanceId> = draft.instances.iter().filter(|i| moving(i.status)).map(|i| i.id).collect();
-    for id in &ids {
-        note(draft, *id, false, error.map(ToString::to_string));
+    let active = draft.active().map(|active| active.id);
+    let mut set = Vec::new();
+    for id in ids {
+        if active.is_none_or(|active| active == id) {
+            note(draft, id, false, error.map(ToString::to_string));
+            set.push(status(id, to));
+        } else {
+            // It was the active one when this was asked. What failed is told of the share, and a replica goes on.
+            set.push(status(id, InstanceStatus::Available));
+        }
     }
-    ids.into_iter().map(|id| status(id, to)).collect()
+    set
 }
 
 /// An undo step could not be taken: what it leaves is marked, so that reconciliation and doctor own it.

@@ -4,7 +4,7 @@
 use tandem_contract::{AccessReport, InstanceId};
 
 use crate::draft::Draft;
-use crate::model::{AccessRulesStatus, RuleState};
+use crate::model::{AccessRule, AccessRulesStatus, RuleState};
 use crate::oplog::Effect;
 use crate::plan::Step;
 
@@ -13,8 +13,7 @@ pub(super) fn mark(draft: &mut Draft, step: &Step) -> Vec<Effect> {
     super::migration::mark(draft, step);
     if let Step::ApplyAccess { instance } | Step::Grant { instance } = step {
         for rule in &mut draft.rules {
-            let denying =
-                rule.states.values().any(|s| matches!(s, RuleState::QueuedToDeny | RuleState::Denying));
+            let denying = is_denied(rule);
             let state = rule.states.entry(*instance).or_insert(RuleState::QueuedToApply);
             *state = match *state {
                 RuleState::QueuedToDeny | RuleState::Denying => RuleState::Denying,
@@ -27,14 +26,16 @@ pub(super) fn mark(draft: &mut Draft, step: &Step) -> Vec<Effect> {
     Vec::new()
 }
 
-/// The rules that are to hold on an instance now.
-pub(super) fn wanted(
-    rules: &[crate::model::AccessRule],
-    instance: InstanceId,
-) -> Vec<tandem_contract::AccessRule> {
+/// Whether somebody took it back, and some instance may still have it.
+fn is_denied(rule: &AccessRule) -> bool {
+    rule.states.values().any(|s| matches!(s, RuleState::QueuedToDeny | RuleState::Denying))
+}
+
+/// The rules that are to hold on an instance now: none that was taken back, also where it is gone already.
+pub(super) fn wanted(rules: &[AccessRule]) -> Vec<tandem_contract::AccessRule> {
     rules
         .iter()
-        .filter(|r| !matches!(r.states.get(&instance), Some(RuleState::Denying | RuleState::QueuedToDeny)))
+        .filter(|r| !is_denied(r))
         .map(|r| tandem_contract::AccessRule {
             id: r.id,
             access_type: r.access_type.clone(),
@@ -63,8 +64,15 @@ pub(super) fn applied(draft: &mut Draft, instance: InstanceId, report: &AccessRe
         }
     }
     draft.rules.retain(|rule| !rule.states.is_empty());
+    // What was asked for meanwhile is still to be done.
+    let queued = |s: &RuleState| matches!(s, RuleState::QueuedToApply | RuleState::QueuedToDeny);
+    let waits = draft.rules.iter().any(|rule| rule.states.get(&instance).is_some_and(queued));
     if let Some(row) = draft.instance_mut(instance) {
-        row.access_rules_status = if failed { AccessRulesStatus::Error } else { AccessRulesStatus::Active };
+        row.access_rules_status = match (failed, waits) {
+            (_, true) => AccessRulesStatus::Syncing,
+            (true, false) => AccessRulesStatus::Error,
+            (false, false) => AccessRulesStatus::Active,
+        };
     }
 }
 

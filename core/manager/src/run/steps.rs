@@ -306,7 +306,7 @@ impl Run {
         let row = scene.row(id)?;
         let backend = self.core.backends.of(row).await?;
         let access = AccessSpec {
-            rules: super::rules::wanted(&scene.family.rules, id),
+            rules: super::rules::wanted(&scene.family.rules),
             read_only: row.cast_rules_to_readonly,
         };
         let verb = UpdateAccess { instance: id, epoch: scene.epoch_of(row), access };
@@ -323,7 +323,7 @@ impl Run {
     /// Holds writers back by the rules, or gives them what their rules say again.
     async fn cast(&self, scene: &Scene, id: InstanceId, read_only: bool) -> Result<Done, Error> {
         let backend = self.core.backends.of(scene.row(id)?).await?;
-        let access = AccessSpec { rules: super::rules::wanted(&scene.family.rules, id), read_only };
+        let access = AccessSpec { rules: super::rules::wanted(&scene.family.rules), read_only };
         self.ask(&backend, UpdateAccess { instance: id, epoch: scene.share.epoch, access }).await?;
         Ok(Done::with(move |draft| {
             if let Some(row) = draft.instance_mut(id) {
