@@ -25,7 +25,12 @@ pub(crate) fn of_said(words: &[&str], said: &Said) -> Error {
     let text = if lines.is_empty() { "it said nothing".to_owned() } else { lines.join("; ") };
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
     let sentence = |advice: &str| format!("`{verb}` of {target} failed: {text}{advice}");
-    let error = if has(&[
+    let error = if has(&["too large for circular buffer"]) {
+        Error::out_of_space(sentence(
+            "; the volume group's own metadata has no more room: delete shares, or give it a larger area, as the driver's \
+             README tells",
+        ))
+    } else if has(&[
         "nsufficient free space",
         "nsufficient suitable",
         "out of space",
@@ -35,9 +40,13 @@ pub(crate) fn of_said(words: &[&str], said: &Said) -> Error {
         "No space left",
     ]) {
         Error::out_of_space(sentence("; extend the thin pool"))
+    } else if said.is_locked_out() {
+        Error::busy(sentence(
+            "; another command of LVM on this host works on the volume group (`fuser -v /run/lock/lvm/V_*` shows it)",
+        ))
     } else if has(&["in use", "is used by", "busy"]) {
         Error::busy(sentence("; end what uses it"))
-    } else if has(&["another worker", "Can't get lock", "ocking failed"]) {
+    } else if has(&["another worker", "ocking failed"]) {
         Error::busy(sentence("; something else holds the volume group"))
     } else if has(&["already exists in"]) {
         Error::conflict(sentence(""))
@@ -78,6 +87,11 @@ mod tests {
                 "Free space in pool g/pool is over threshold, new volumes are not allowed.",
                 ErrorKind::OutOfSpace,
             ),
+            (
+                "VG g metadata on /dev/sdb (522753 bytes) too large for circular buffer (1044480 bytes with 1 used)",
+                ErrorKind::OutOfSpace,
+            ),
+            ("Can't get lock for g.", ErrorKind::Busy),
             ("Logical volume g/a contains a filesystem in use.", ErrorKind::Busy),
             ("Logical Volume \"a\" already exists in volume group \"g\"", ErrorKind::Conflict),
             ("Failed to find logical volume \"g/a\"", ErrorKind::NotFound),

@@ -93,14 +93,16 @@ impl Filesystem {
             return Ok(()); // its log is replayed by the mount
         }
         let ended = Command::new(CHECKER).args(["-p", node]).deadline(LONGEST).run_any(cx).await?;
-        // e2fsck(8): 1 is "errors corrected", 2 "reboot", for a root file system.
-        match ended.status.code() {
-            Some(0..=3) => Ok(()),
-            _ => Err(refused(
+        match Checked::of(ended.status.code()) {
+            Checked::InOrder => Ok(()),
+            Checked::Damaged => Err(refused(
                 &format!("the file system on `{node}` is damaged beyond what is repaired without being asked; check it with fsck"),
                 ended.into_error(),
             )
             .retry(Retry::AfterOperator)),
+            Checked::Unknown => {
+                Err(refused(&format!("the file system on `{node}` could not be checked"), ended.into_error()))
+            }
         }
     }
 
@@ -114,6 +116,28 @@ impl Filesystem {
         };
         let done = tool.run(cx).await;
         done.map(drop).map_err(|e| refused(&format!("the file system on `{node}` could not be grown"), e))
+    }
+}
+
+/// What e2fsck says by its status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Checked {
+    InOrder,
+    /// A person has to decide what becomes of it.
+    Damaged,
+    /// The check itself failed, or was killed: it says nothing of the file system.
+    Unknown,
+}
+
+impl Checked {
+    /// e2fsck(8): 1 is "errors corrected", 2 "reboot" (for a root file system), 4 "errors left uncorrected"; 8 and above
+    /// are failures of its own, such as memory or a device that is busy.
+    fn of(status: Option<i32>) -> Self {
+        match status {
+            Some(0..=3) => Self::InOrder,
+            Some(code) if code & 4 != 0 => Self::Damaged,
+            _ => Self::Unknown,
+        }
     }
 }
 
@@ -138,5 +162,23 @@ mod tests {
             assert_eq!(Filesystem::named(fs.as_str()), Some(fs));
         }
         assert_eq!(Filesystem::named("btrfs"), None);
+    }
+
+    #[test]
+    fn only_errors_that_are_left_are_damage() {
+        for (status, checked) in [
+            (Some(0), Checked::InOrder),
+            (Some(3), Checked::InOrder),
+            (Some(4), Checked::Damaged),
+            (Some(5), Checked::Damaged),
+            (Some(12), Checked::Damaged),
+            (Some(8), Checked::Unknown),
+            (Some(16), Checked::Unknown),
+            (Some(32), Checked::Unknown),
+            (Some(128), Checked::Unknown),
+            (None, Checked::Unknown),
+        ] {
+            assert_eq!(Checked::of(status), checked, "{status:?}");
+        }
     }
 }

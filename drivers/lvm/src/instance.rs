@@ -8,7 +8,7 @@ use tandem_sdk::contract::{
     Detach, EnsureInstance, InstanceId, InstanceInfo, InstanceSpec, Observation, ObserveInstance, Outcome,
     Pool, ResizeInstance, ResourceKind, UpdateAccess,
 };
-use tandem_sdk::{Attachable, Client, Driver, Error, Exporter, Lock, OpContext, Result};
+use tandem_sdk::{Attachable, Client, Driver, Error, Exporter, Lock, OpContext, Result, settings};
 
 use crate::image::{Found, Image};
 use crate::meta::{Attached, MARK, Meta};
@@ -26,8 +26,9 @@ impl Driver for Lvm {
     const SUMMARY: &'static str = "LVM thin volumes with ext4 or XFS, exported over NFS.";
     type Config = Config;
 
-    async fn open(config: Config) -> Result<Self> {
+    async fn open(mut config: Config) -> Result<Self> {
         let share_mode = config.check()?;
+        config.mounts = settings::real_folder("mounts", &config.mounts)?;
         let exporter = Exporter::new(&config.export)?;
         config.filesystem.require_tools()?;
         let udev = system::has_udev();
@@ -40,13 +41,7 @@ impl Driver for Lvm {
         let pool = inner.config.of_group(&inner.config.thin_pool);
         let words: Vec<&str> = LVS.iter().copied().chain([pool.as_str()]).collect();
         let report = inner.worker.report_at_open(&words).await?;
-        if !inner.pool_of(&report)?.zeroes() {
-            return Err(Error::invalid(format!(
-                "the thin pool `{pool}` does not zero what it hands out, so that a share could read what another one \
-                 left; switch it on with `lvchange --zero y {pool}`"
-            ))
-            .retry(tandem_sdk::Retry::AfterOperator));
-        }
+        inner.require_zeroes(inner.pool_of(&report)?)?;
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -128,7 +123,9 @@ impl Attachable for Lvm {
         }
         image.meta.attached = Some(wanted);
         inner.save(cx, image).await?;
-        if inner.mounted(image).is_none() {
+        inner.wake(cx, image).await?;
+        if inner.standing(cx, image).await?.is_none_or(|there| there.stopped) {
+            inner.exporter.close(cx, &call.instance.to_string(), &inner.path(call.instance)).await?;
             inner.unmount(cx, image).await?;
             let read_only = !image.meta.is_writable();
             inner.mount(cx, image, read_only).await?;
@@ -209,23 +206,6 @@ impl Inner {
         Ok(filesystem)
     }
 
-    /// Refuses to take more of a thin pool that is nearly full: once it is full, every share in it fails.
-    fn require_room(&self, pool: &Volume) -> Result<()> {
-        let limit = u32::from(self.config.refuse_percent) * 100;
-        let name = self.config.of_group(&self.config.thin_pool);
-        for (what, full) in [("data", pool.data), ("metadata", pool.metadata)] {
-            if let Some(full) = full.filter(|full| *full >= limit) {
-                return Err(Error::out_of_space(format!(
-                    "the {what} of the thin pool `{name}` is {} % full, and from {} % on nothing more is promised; extend \
-                     it with `lvextend`, or delete shares",
-                    full / 100,
-                    self.config.refuse_percent
-                )));
-            }
-        }
-        Ok(())
-    }
-
     async fn create(&self, cx: &OpContext, spec: &InstanceSpec) -> Result<Outcome<InstanceInfo>> {
         let filesystem = self.check(spec)?;
         let (id, meta) = (spec.instance, Meta::new(spec, filesystem));
@@ -244,10 +224,8 @@ impl Inner {
             }
             Found::Nothing => {}
         }
-        // Read anew: other shares were made meanwhile.
-        let report = self.all(cx).await?;
-        self.require_room(self.pool_of(&report)?)?;
-        self.make(cx, &meta).await?;
+        let pool = self.ready_pool(cx).await?;
+        self.make(cx, &pool, &meta).await?;
         let mut image = self.existing(cx, id).await?;
         self.fill(cx, &mut image).await?;
         drop(lock);
@@ -264,7 +242,8 @@ impl Inner {
         if meta.epoch < image.meta.epoch {
             return Err(Error::stale_epoch(meta.epoch, image.meta.epoch));
         }
-        if image.meta.birth != meta.birth || image.meta.deleting {
+        // Its own removal by an earlier one of these calls may have been cut.
+        if image.meta.birth != meta.birth || (image.meta.deleting && image.meta.made) {
             return Err(Error::conflict(format!(
                 "instance {} exists already, and is not what this call would make; delete it or use another id",
                 meta.birth.instance
@@ -282,8 +261,9 @@ impl Inner {
     }
 
     /// Makes the volume, with all its tags from the first moment on.
-    async fn make(&self, cx: &OpContext, meta: &Meta) -> Result<()> {
-        let (name, size) = (names::of_instance(meta.birth.instance), format!("{}b", meta.size_bytes));
+    async fn make(&self, cx: &OpContext, pool: &Volume, meta: &Meta) -> Result<()> {
+        let name = names::of_instance(meta.birth.instance);
+        let size = format!("{}b", pool.rounded(meta.size_bytes));
         let tags = meta.tags()?;
         // A boot does not activate it (-k y), this does (-K).
         let mut words = vec!["lvcreate", "-y", "--type", "thin", "-k", "y", "-K", "-n", &name, "-V", &size];
@@ -318,23 +298,33 @@ impl Inner {
         let image = &mut locked.image;
         let rose = image.meta.see(call.epoch)?;
         check_size(call.size_bytes, image.meta.birth.filesystem)?;
-        if call.size_bytes < image.meta.size_bytes {
+        // While a growth has not been ended the volume may still be as small as it was.
+        let wanted = image.volume.rounded(call.size_bytes);
+        let shrinks = if image.meta.growing {
+            wanted < image.volume.size_bytes
+        } else {
+            call.size_bytes < image.meta.size_bytes
+        };
+        if shrinks {
             return Err(Error::unsupported(format!(
                 "instance {} is {} bytes large and cannot shrink to {}: file systems on LVM grow only; make a smaller \
                  share and move the files",
                 call.instance, image.meta.size_bytes, call.size_bytes
             )));
         }
-        let grows = call.size_bytes > image.meta.size_bytes;
-        if grows {
-            self.require_room(&image.pool)?;
+        if wanted > image.volume.size_bytes {
+            self.ready_pool(cx).await?;
+        }
+        let differs = call.size_bytes != image.meta.size_bytes;
+        if differs {
             image.meta.size_bytes = call.size_bytes;
             image.meta.growing = true;
         }
         self.save(cx, image).await?;
+        self.wake(cx, image).await?;
         let grown = image.meta.growing;
         self.grow(cx, image).await?;
-        Ok(outcome(grows || grown || rose, self.info(image)))
+        Ok(outcome(differs || grown || rose, self.info(image)))
     }
 
     /// Removes an instance and every trace of it.
@@ -343,11 +333,7 @@ impl Inner {
             let (path, exporter) = (self.path(id), self.exporter.clone());
             // A killed deletion may have left its export or its folder.
             let closed = self.exporter.close(cx, &id.to_string(), &path).await?;
-            let unmounted = if path.exists() {
-                cx.blocking(move |_| crate::mount::unmount(&path, &exporter)).await?
-            } else {
-                false
-            };
+            let unmounted = cx.blocking(move |_| crate::mount::unmount(&path, &exporter)).await?;
             return Ok(outcome(closed || unmounted, ()));
         };
         self.remove(cx, &mut locked.image).await?;
@@ -362,6 +348,7 @@ impl Inner {
         image.meta.deleting = true;
         image.meta.attached = None;
         self.save(cx, image).await?;
+        self.wake(cx, image).await?;
         self.exporter.close(cx, &id.to_string(), &self.path(id)).await?;
         self.unmount(cx, image).await?;
         // By name and mark: should it have become somebody else's meanwhile, it stays.

@@ -14,6 +14,7 @@
 mod config;
 mod error;
 mod filesystem;
+mod holders;
 mod image;
 mod instance;
 mod meta;

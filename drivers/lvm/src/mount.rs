@@ -12,7 +12,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use tandem_sdk::files::failed;
 use tandem_sdk::{Error, Exporter, Result, Retry};
 
-use crate::Filesystem;
+use crate::{Filesystem, holders};
 
 /// How often, and how far apart, a busy mount is tried.
 const TRIES: u32 = 40;
@@ -36,6 +36,19 @@ pub(crate) fn mounted(path: &Path) -> Option<Mounted> {
     let mut there = read(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(), path)?;
     there.stopped |= has_ext4_errors(there.device);
     Some(there)
+}
+
+/// Whether a mounted file system answers at all: XFS refuses everything after an error, and does not say so elsewhere.
+pub(crate) fn answers(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none_or(|entry| entry.is_ok()))
+}
+
+/// Whether a node is there and is that of this device.
+pub(crate) fn is_node_of(node: &str, device: Option<(u32, u32)>) -> bool {
+    rustix::fs::stat(node).is_ok_and(|facts| {
+        rustix::fs::FileType::from_raw_mode(facts.st_mode) == rustix::fs::FileType::BlockDevice
+            && device == Some((rustix::fs::major(facts.st_rdev), rustix::fs::minor(facts.st_rdev)))
+    })
 }
 
 /// Whether ext4 has met errors since it was last checked. It stops writing at the first one, as it was made to do; since
@@ -126,9 +139,12 @@ fn patiently(path: &Path, exporter: &Exporter, act: impl Fn() -> Result<(), Errn
 }
 
 fn in_use(path: &Path) -> Error {
+    let path_shown = path.display();
+    let held = holders::of(path);
+    let by = if held.is_empty() { "something on this host".to_owned() } else { held.join(", ") };
     Error::busy(format!(
-        "`{}` is in use by a process on this host, which keeps files or folders of it open; end it (`fuser -vm` shows it)",
-        path.display()
+        "`{path_shown}` is in use by {by}, which keeps files or folders of it open; end it (`fuser -vm {path_shown}` shows \
+         all)",
     ))
 }
 

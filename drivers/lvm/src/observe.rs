@@ -8,8 +8,8 @@ use tandem_sdk::{OpContext, Result};
 
 use crate::image::{Found, Image};
 use crate::meta::Meta;
-use crate::report::Volume;
-use crate::{Filesystem, Inner, names};
+use crate::report::{State, Volume};
+use crate::{Filesystem, Inner, mount, names};
 
 /// What a pool can do. Replication by DRBD is absent until it is there.
 pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
@@ -44,17 +44,21 @@ impl Inner {
             .filter_map(|volume| Some((names::instance_of(&volume.name)?, volume)))
             .filter_map(|(id, volume)| Meta::read(id, &volume.name, &volume.tags).ok()?)
             .fold(0u64, |sum, meta| sum.saturating_add(meta.size_bytes));
-        let used = u128::from(thin.size_bytes) * u128::from(thin.data.unwrap_or(0)) / 10_000;
-        let used = u64::try_from(used).unwrap_or(u64::MAX);
+        let free = thin.data.map(|full| {
+            let used = u128::from(thin.size_bytes) * u128::from(full) / 10_000;
+            thin.size_bytes.saturating_sub(u64::try_from(used).unwrap_or(u64::MAX))
+        });
         let percent = |full: Option<u32>| json!(full.map(|full| f64::from(full) / 100.0));
         let extra = [
             ("thin_data_percent".to_owned(), percent(thin.data)),
             ("thin_metadata_percent".to_owned(), percent(thin.metadata)),
+            ("group_metadata_percent".to_owned(), percent(thin.group_metadata)),
         ];
         Ok(vec![Pool {
             name: self.config.pool().to_owned(),
             total_bytes: Some(thin.size_bytes),
-            free_bytes: Some(thin.size_bytes.saturating_sub(used)),
+            // Unknown while nothing of it is active, as after a boot.
+            free_bytes: free,
             allocated_bytes: Some(allocated),
             warning: self.warning(thin),
             extra: extra.into_iter().collect(),
@@ -67,16 +71,28 @@ impl Inner {
             return Some(format!("the thin pool `{name}` {trouble}; see `lvs -a {}`", self.config.group));
         }
         let limit = u32::from(self.config.warn_percent) * 100;
-        let full = [("data", thin.data), ("metadata", thin.metadata)]
-            .into_iter()
-            .filter_map(|(what, full)| full.filter(|full| *full >= limit).map(|full| (what, full)))
-            .max_by_key(|(_, full)| *full)?;
-        Some(format!(
-            "the {} of the thin pool `{name}` is {} % full; extend it with `lvextend{} {name}`",
-            full.0,
-            full.1 / 100,
-            if full.0 == "metadata" { " --poolmetadatasize +…" } else { " -L +…" }
-        ))
+        let group = &self.config.group;
+        let (full, sentence) = [
+            (thin.data, format!("of the data of the thin pool `{name}` are used; extend it with `lvextend -L +… {name}`")),
+            (
+                thin.metadata,
+                format!(
+                    "of the metadata of the thin pool `{name}` are used; extend it with \
+                     `lvextend --poolmetadatasize +… {name}`"
+                ),
+            ),
+            (
+                thin.group_metadata,
+                format!(
+                    "of the metadata area of the volume group `{group}` are used; add a device that `pvcreate \
+                     --metadatasize 64m` made, and `pvchange --metadataignore y` the others"
+                ),
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(full, sentence)| Some((full.filter(|full| *full >= limit)?, sentence)))
+        .max_by_key(|(full, _)| *full)?;
+        Some(format!("{} % {sentence}", full / 100))
     }
 
     /// Every instance, unfinished ones included.
@@ -93,10 +109,11 @@ impl Inner {
             Found::Instance(image) => image,
         };
         let meta = &image.meta;
-        let mounted = self.mounted(&image).is_some();
+        // What is suspended answers nobody until it is woken by a call that changes something.
+        let awake = image.volume.state == State::Active && image.pool.state != State::Suspended;
         let path = self.path(id);
-        let (used, answers) = if mounted {
-            cx.blocking(move |_| Ok((used(&path), answers(&path)))).await?
+        let (used, answers) = if awake && self.mounted(&image).is_some() {
+            cx.blocking(move |_| Ok((used(&path), mount::answers(&path)))).await?
         } else {
             (None, true)
         };
@@ -136,6 +153,13 @@ impl Inner {
                 ),
             };
         }
+        if [image.volume.state, image.pool.state].contains(&State::Suspended) {
+            return Health::Degraded {
+                reason:
+                    "a command of LVM was cut and left it suspended; it goes on once the server ensures it"
+                        .to_owned(),
+            };
+        }
         if let Some(trouble) = trouble(&image.volume) {
             return Health::Degraded { reason: format!("its volume `{}` {trouble}", self.of(id)) };
         }
@@ -173,11 +197,6 @@ fn trouble(volume: &Volume) -> Option<String> {
 fn used(path: &Path) -> Option<u64> {
     let facts = rustix::fs::statvfs(path).ok()?;
     Some(facts.f_blocks.saturating_sub(facts.f_bfree).saturating_mul(facts.f_frsize))
-}
-
-/// Whether a mounted file system answers at all: XFS refuses everything after an error.
-fn answers(path: &Path) -> bool {
-    std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none_or(|entry| entry.is_ok()))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 /// The columns that are asked for.
 pub(crate) const COLUMNS: &str = "lv_name,lv_tags,lv_size,lv_attr,lv_dm_path,lv_kernel_major,lv_kernel_minor,pool_lv,\
-                                  data_percent,metadata_percent,lv_health_status";
+                                  data_percent,metadata_percent,lv_health_status,vg_extent_size,vg_mda_size,vg_mda_free";
 
 /// The words that come before what is asked for.
 pub(crate) const LVS: &[&str] =
@@ -26,16 +26,47 @@ pub(crate) struct Volume {
     pub(crate) attributes: String,
     /// Its node, such as `/dev/mapper/group-name`, while it is active.
     pub(crate) node: String,
-    /// Major and minor number of its device, while it is active.
+    /// What the kernel has of it.
+    pub(crate) state: State,
+    /// Major and minor number of its device, while there is one.
     pub(crate) device: Option<(u32, u32)>,
     /// The thin pool that it lies in.
     pub(crate) pool: String,
-    /// How full it is, or how much of it is there: in hundredths of a percent.
+    /// How full it is, or how much of it is there: in hundredths of a percent. Unknown while nothing of it is active.
     pub(crate) data: Option<u32>,
     /// Of a thin pool: how full the metadata is, in hundredths of a percent.
     pub(crate) metadata: Option<u32>,
     /// LVM's word for what is wrong; empty when nothing is.
     pub(crate) trouble: String,
+    /// Of its group: sizes are multiples of so many bytes.
+    pub(crate) extent_bytes: u64,
+    /// Of its group: how full the area is in which LVM keeps the group's metadata, in hundredths of a percent.
+    pub(crate) group_metadata: Option<u32>,
+}
+
+/// What the kernel has of a volume: lvs(8), "lv_attr", the fifth letter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Nothing.
+    #[default]
+    Inactive,
+    Active,
+    /// A device whose writers and readers wait: a command of LVM was cut in the middle.
+    Suspended,
+    /// A device that does nothing yet, or has no node, likewise.
+    Broken,
+}
+
+impl State {
+    fn of(letter: char) -> Self {
+        match letter {
+            '-' => Self::Inactive,
+            // A thin pool that is to be checked is `c`.
+            'a' | 'c' => Self::Active,
+            's' | 'C' => Self::Suspended,
+            _ => Self::Broken,
+        }
+    }
 }
 
 impl Report {
@@ -70,31 +101,45 @@ impl Volume {
             tags: text("lv_tags").split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect(),
             size_bytes: text("lv_size").parse().unwrap_or(0),
             attributes: text("lv_attr").to_owned(),
+            state: State::of(attribute(text("lv_attr"), 4)),
             node: text("lv_dm_path").to_owned(),
             device: number("lv_kernel_major").zip(number("lv_kernel_minor")),
             pool: text("pool_lv").to_owned(),
             data: hundredths(text("data_percent")),
             metadata: hundredths(text("metadata_percent")),
             trouble: text("lv_health_status").to_owned(),
+            extent_bytes: text("vg_extent_size").parse().unwrap_or(SECTOR).max(SECTOR),
+            group_metadata: group_metadata(text("vg_mda_size"), text("vg_mda_free")),
         }
     }
 
-    fn attribute(&self, at: usize) -> char {
-        self.attributes.chars().nth(at).unwrap_or('-')
-    }
-
     pub(crate) fn is_thin_pool(&self) -> bool {
-        self.attribute(0) == 't'
+        attribute(&self.attributes, 0) == 't'
     }
 
     /// Whether what was never written reads as zeros, whatever lay there before.
     pub(crate) fn zeroes(&self) -> bool {
-        self.attribute(7) == 'z'
+        attribute(&self.attributes, 7) == 'z'
     }
 
-    pub(crate) fn is_active(&self) -> bool {
-        self.device.is_some()
+    /// The size of a volume of the same group that is to hold so many bytes: whole extents.
+    pub(crate) fn rounded(&self, bytes: u64) -> u64 {
+        bytes.div_ceil(self.extent_bytes).saturating_mul(self.extent_bytes)
     }
+}
+
+/// LVM takes no parts of a sector.
+const SECTOR: u64 = 512;
+
+fn attribute(attributes: &str, at: usize) -> char {
+    attributes.chars().nth(at).unwrap_or('-')
+}
+
+/// LVM writes the new metadata beside the old, so that half of the area is what there is; `free` is what of that half is
+/// left.
+fn group_metadata(size: &str, free: &str) -> Option<u32> {
+    let (half, free) = (size.parse::<u64>().ok()? / 2, free.parse::<u64>().ok()?);
+    u32::try_from(half.saturating_sub(free).checked_mul(10_000)?.checked_div(half)?).ok()
 }
 
 /// `12.34` as 1234.
@@ -118,7 +163,7 @@ mod tests {
       "report": [
           {
               "lv": [
-                  {"lv_name":"pool", "lv_tags":"", "lv_size":"1073741824", "lv_attr":"twi-aotz--", "lv_dm_path":"/dev/mapper/g-pool", "lv_kernel_major":"254", "lv_kernel_minor":"3", "pool_lv":"", "data_percent":"7.5", "metadata_percent":"100.00", "lv_health_status":""},
+                  {"lv_name":"pool", "lv_tags":"", "lv_size":"1073741824", "lv_attr":"twi-aotz--", "lv_dm_path":"/dev/mapper/g-pool", "lv_kernel_major":"254", "lv_kernel_minor":"3", "pool_lv":"", "data_percent":"7.5", "metadata_percent":"100.00", "lv_health_status":"", "vg_extent_size":"4194304", "vg_mda_size":"1044480", "vg_mda_free":"130560"},
                   {"lv_name":"a", "lv_tags":"x,tandem:1", "lv_size":"4194304", "lv_attr":"Vwi---tz-k", "lv_dm_path":"/dev/mapper/g-a", "lv_kernel_major":"-1", "lv_kernel_minor":"-1", "pool_lv":"pool", "data_percent":"", "metadata_percent":"", "lv_health_status":""}
               ]
           }
@@ -127,12 +172,35 @@ mod tests {
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         let report = Report::parse(&lines).unwrap();
         let pool = report.volume("pool").unwrap();
-        assert!(pool.is_thin_pool() && pool.zeroes() && pool.is_active());
+        assert!(pool.is_thin_pool() && pool.zeroes());
+        assert_eq!((pool.state, pool.group_metadata), (State::Active, Some(7500)));
+        assert_eq!(pool.rounded(1), 4 << 20);
+        assert_eq!((pool.rounded(8 << 20), pool.rounded((8 << 20) + 1)), (8 << 20, 12 << 20));
         assert_eq!((pool.data, pool.metadata, pool.device), (Some(750), Some(10_000), Some((254, 3))));
         let volume = report.volume("a").unwrap();
         assert_eq!(volume.tags, ["x", "tandem:1"]);
-        assert!(!volume.is_active() && volume.data.is_none() && !volume.is_thin_pool());
+        assert!(volume.state == State::Inactive && volume.data.is_none() && !volume.is_thin_pool());
         assert_eq!(report.volume("b"), None);
+    }
+
+    #[test]
+    fn what_the_kernel_has_of_a_volume() {
+        for (attributes, state) in [
+            ("Vwi---tz-k", State::Inactive),
+            ("Vwi-aotz-k", State::Active),
+            ("twi-cotz--", State::Active),
+            ("Vwi-s-tz-k", State::Suspended),
+            ("Vwi-i-tz-k", State::Broken),
+            ("Vwi-d-tz-k", State::Broken),
+            ("Vwi-XXtz-k", State::Broken),
+            ("", State::Inactive),
+        ] {
+            let row = [("lv_attr", attributes)].into_iter().collect();
+            assert_eq!(Volume::of(&row).state, state, "{attributes}");
+        }
+        let other = Volume::of(&BTreeMap::new());
+        assert_eq!((other.rounded(513), other.group_metadata), (1024, None));
+        assert_eq!(group_metadata("0", "0"), None);
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //!
 //! What takes something away goes first: the export, then the mount, then the volume. What gives goes in the other order.
 
-use tandem_sdk::{ExportLocation, InstanceInfo, OpContext, Result};
+use tandem_sdk::{Error, ExportLocation, InstanceInfo, OpContext, Result};
 
 use crate::image::Image;
 use crate::mount::Mounted;
+use crate::report::State;
 use crate::{Inner, mount};
 
 impl Inner {
@@ -13,6 +14,14 @@ impl Inner {
     pub(crate) fn mounted(&self, image: &Image) -> Option<Mounted> {
         let there = mount::mounted(&self.path(image.meta.birth.instance))?;
         (Some(there.device) == image.volume.device).then_some(there)
+    }
+
+    /// [`mounted`](Self::mounted), asked whether it works: a file system that answers nothing any more has stopped.
+    pub(crate) async fn standing(&self, cx: &OpContext, image: &Image) -> Result<Option<Mounted>> {
+        let Some(mut there) = self.mounted(image) else { return Ok(None) };
+        let path = self.path(image.meta.birth.instance);
+        there.stopped |= cx.blocking(move |_| Ok(!mount::answers(&path))).await?;
+        Ok(Some(there))
     }
 
     /// Whether users reach it now.
@@ -40,7 +49,8 @@ impl Inner {
         let served = image.meta.is_served();
         let read_only = !image.meta.is_writable();
         let mut changed = false;
-        let there = self.mounted(image);
+        self.wake(cx, image).await?;
+        let there = self.standing(cx, image).await?;
         if !served || there.is_none_or(|there| there.stopped) {
             changed |= self.exporter.close(cx, &export, &path).await?;
         } else if !image.meta.is_writable() && self.exporter.is_open(&export) {
@@ -64,7 +74,11 @@ impl Inner {
             }
             Some(_) => {}
         }
-        self.grow(cx, image).await?;
+        if let Err(error) = self.grow(cx, image).await {
+            // It is served as large as it is; its health says so, and the next call tries again.
+            cx.check()?;
+            tracing::warn!(instance = %id, %error, "The share could not grow to its size.");
+        }
         if served {
             changed |= self.exporter.open(cx, &export, &path, &image.meta.clients_now()).await?;
         }
@@ -74,25 +88,64 @@ impl Inner {
     /// Nobody reaches it and nothing of it is in use any more: no export, no mount, no active volume.
     pub(crate) async fn take_away(&self, cx: &OpContext, image: &mut Image) -> Result<bool> {
         let id = image.meta.birth.instance;
+        self.wake(cx, image).await?;
         let mut changed = self.exporter.close(cx, &id.to_string(), &self.path(id)).await?;
         changed |= self.unmount(cx, image).await?;
-        if image.volume.is_active() {
+        if image.volume.state != State::Inactive {
             self.worker.run(cx, &["lvchange", "-y", "-an", &self.of(id)]).await?;
-            image.volume.device = None;
+            (image.volume.state, image.volume.device) = (State::Inactive, None);
             changed = true;
         }
         Ok(changed)
     }
 
-    /// Activates the volume, so that it has a node.
-    pub(crate) async fn activate(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
-        if !image.volume.is_active() {
-            self.worker
-                .run(cx, &["lvchange", "-y", "-K", "-ay", &self.of(image.meta.birth.instance)])
-                .await?;
-            self.refresh(cx, image).await?;
+    /// Ends what a command of LVM that was cut has left half done: a suspended device, at which everybody waits, or one
+    /// whose table is not in use yet.
+    pub(crate) async fn wake(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
+        if self.wake_pool(cx, &image.pool).await? {
+            image.pool.state = State::Active;
         }
-        Ok(())
+        let volume = self.of(image.meta.birth.instance);
+        match image.volume.state {
+            State::Active | State::Inactive => return Ok(()),
+            State::Suspended => self.worker.run(cx, &["lvchange", "-y", "--refresh", &volume]).await?,
+            State::Broken => {
+                if let Err(error) = self.worker.run(cx, &["lvchange", "-y", "-K", "-ay", &volume]).await {
+                    // Nobody waits at it: what comes next either does without, or says what it lacks.
+                    cx.check()?;
+                    tracing::warn!(volume, %error, "The volume's device is not whole.");
+                }
+            }
+        }
+        self.refresh(cx, image).await
+    }
+
+    /// Activates the volume, so that it has a node that is its own.
+    pub(crate) async fn activate(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
+        self.wake(cx, image).await?;
+        if mount::is_node_of(&image.volume.node, image.volume.device) && image.volume.state == State::Active {
+            return Ok(());
+        }
+        let volume = self.of(image.meta.birth.instance);
+        match image.volume.state {
+            // All but its node.
+            State::Active | State::Suspended => {
+                self.worker.run(cx, &["lvchange", "-y", "--refresh", &volume]).await?;
+            }
+            State::Broken => {
+                self.worker.run(cx, &["lvchange", "-y", "-an", &volume]).await?;
+                self.worker.run(cx, &["lvchange", "-y", "-K", "-ay", &volume]).await?;
+            }
+            State::Inactive => self.worker.run(cx, &["lvchange", "-y", "-K", "-ay", &volume]).await?,
+        }
+        self.refresh(cx, image).await?;
+        let (node, device) = (&image.volume.node, image.volume.device);
+        if image.volume.state == State::Active && mount::is_node_of(node, device) {
+            return Ok(());
+        }
+        Err(Error::unavailable(format!(
+            "the volume `{volume}` was activated, but `{node}` is not its device; see `dmsetup info` and `ls -l {node}`"
+        )))
     }
 
     /// Mounts the volume, which is not mounted.
@@ -109,9 +162,6 @@ impl Inner {
 
     pub(crate) async fn unmount(&self, cx: &OpContext, image: &Image) -> Result<bool> {
         let (path, exporter) = (self.path(image.meta.birth.instance), self.exporter.clone());
-        if !path.exists() {
-            return Ok(false);
-        }
         cx.blocking(move |_| mount::unmount(&path, &exporter)).await
     }
 
@@ -123,7 +173,7 @@ impl Inner {
         }
         let id = image.meta.birth.instance;
         if image.volume.size_bytes < image.meta.size_bytes {
-            let size = format!("{}b", image.meta.size_bytes);
+            let size = format!("{}b", image.volume.rounded(image.meta.size_bytes));
             self.worker.run(cx, &["lvextend", "-y", "-L", &size, &self.of(id)]).await?;
         }
         if self.mounted(image).is_none_or(|there| there.read_only) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tandem_sdk::{Error, InstanceId, Lock, OpContext, Result, Retry};
 
 use crate::image::{self, Found, Image};
-use crate::report::{LVS, Report, Volume};
+use crate::report::{LVS, Report, State, Volume};
 use crate::{Inner, names};
 
 /// An instance that this call alone may change.
@@ -40,6 +40,75 @@ impl Inner {
             ))
             .retry(Retry::AfterOperator)),
         }
+    }
+
+    /// Lets a suspended pool go on; `true` when it was.
+    pub(crate) async fn wake_pool(&self, cx: &OpContext, pool: &Volume) -> Result<bool> {
+        let suspended = pool.state == State::Suspended;
+        if suspended {
+            let name = self.config.of_group(&self.config.thin_pool);
+            self.worker.run(cx, &["lvchange", "-y", "--refresh", &name]).await?;
+        }
+        Ok(suspended)
+    }
+
+    /// The thin pool, which more is to be taken of: awake, and known to be as full as it is.
+    ///
+    /// # Errors
+    /// `OutOfSpace` when it is nearly full: once it is full, every share in it fails.
+    pub(crate) async fn ready_pool(&self, cx: &OpContext) -> Result<Volume> {
+        let name = self.config.of_group(&self.config.thin_pool);
+        let words: Vec<&str> = LVS.iter().copied().chain([name.as_str()]).collect();
+        let mut report = self.worker.report(cx, &words).await?;
+        let pool = self.pool_of(&report)?;
+        self.require_zeroes(pool)?;
+        let asleep = self.wake_pool(cx, pool).await?;
+        if pool.data.is_none() {
+            self.worker.run(cx, &["lvchange", "-y", "-K", "-ay", &name]).await?;
+        }
+        if asleep || pool.data.is_none() {
+            report = self.worker.report(cx, &words).await?;
+        }
+        let pool = self.pool_of(&report)?;
+        self.require_room(pool)?;
+        Ok(pool.clone())
+    }
+
+    /// Refuses a pool that hands out what others have left.
+    pub(crate) fn require_zeroes(&self, pool: &Volume) -> Result<()> {
+        if pool.zeroes() {
+            return Ok(());
+        }
+        let name = self.config.of_group(&self.config.thin_pool);
+        Err(Error::invalid(format!(
+            "the thin pool `{name}` does not zero what it hands out, so that a share could read what another one left; \
+             switch it on with `lvchange --zero y {name}`"
+        ))
+        .retry(Retry::AfterOperator))
+    }
+
+    fn require_room(&self, pool: &Volume) -> Result<()> {
+        let limit = u32::from(self.config.refuse_percent) * 100;
+        let name = self.config.of_group(&self.config.thin_pool);
+        let group = &self.config.group;
+        for (what, full, advice) in [
+            (format!("data of the thin pool `{name}`"), pool.data, "extend it with `lvextend`"),
+            (format!("metadata of the thin pool `{name}`"), pool.metadata, "extend it with `lvextend`"),
+            (
+                format!("metadata area of the volume group `{group}`"),
+                pool.group_metadata,
+                "give it a larger one, as the driver's README tells",
+            ),
+        ] {
+            if let Some(full) = full.filter(|full| *full >= limit) {
+                return Err(Error::out_of_space(format!(
+                    "the {what} is {} % full, and from {} % on nothing more is promised; {advice}, or delete shares",
+                    full / 100,
+                    self.config.refuse_percent
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// What the group says of an instance.

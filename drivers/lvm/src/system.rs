@@ -43,7 +43,7 @@ fn settings(devices: &[PathBuf], udev: bool, backup: bool) -> String {
         "# Written by Tandem's driver for its own use. LVM reads it for nobody else.\n\
          devices {{\n\tdir=\"/dev\"\n\tscan=[\"/dev\"]\n\tuse_devicesfile=0\n\tobtain_device_list_from_udev=0\n\
          \texternal_device_info_source=\"none\"\n\tfilter=[{filter}]\n\tglobal_filter=[{filter}]\n}}\n\
-         global {{\n\tevent_activation=0\n\tuse_lvmpolld=0\n}}\n\
+         global {{\n\twait_for_locks=0\n\tevent_activation=0\n\tuse_lvmpolld=0\n}}\n\
          activation {{\n\tudev_sync={udev}\n\tudev_rules={udev}\n\tverify_udev_operations=0\n\tmonitoring=0\n}}\n\
          backup {{\n\tbackup={backup}\n\tbackup_dir=\"{BACKUP}\"\n\tarchive=0\n}}\n"
     )
@@ -57,7 +57,9 @@ mod tests {
     fn only_the_devices_of_the_group_are_seen() {
         let text = settings(&["/dev/sdb".into(), "/dev/disk/by-id/a.b".into()], true, false);
         assert!(text.contains(r#"filter=["a|^/dev/sdb$|","a|^/dev/disk/by-id/a\\.b$|","r|.*|"]"#), "{text}");
-        assert!(text.contains("udev_sync=1") && text.contains("backup=0"));
+        assert!(
+            text.contains("udev_sync=1") && text.contains("wait_for_locks=0") && text.contains("backup=0")
+        );
         assert!(settings(&[], false, true).contains("udev_rules=0"));
     }
 }

@@ -5,14 +5,16 @@
 use serde::{Deserialize, Serialize};
 
 /// The version of these messages; the worker's first argument. Another one is refused.
-pub(crate) const WIRE: &str = "1";
+pub(crate) const WIRE: &str = "2";
 
 /// A command of LVM.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Ask {
     /// The command and its arguments. Words of LVM's own command line: see [`is_word`].
     pub(crate) words: Vec<String>,
-    /// The worker ends itself when it has not ended by then, in milliseconds from now.
+    /// So long it waits for locks that somebody else holds, in milliseconds. Nothing is changed until it has them.
+    pub(crate) wait_ms: u64,
+    /// The worker ends itself when the command, once it has its locks, takes longer. Milliseconds.
     pub(crate) within_ms: u64,
 }
 
@@ -26,6 +28,16 @@ pub(crate) struct Said {
     /// What it complained of.
     pub(crate) errors: Vec<String>,
 }
+
+impl Said {
+    /// Whether it did nothing, since somebody else holds a lock of the volume group.
+    pub(crate) fn is_locked_out(&self) -> bool {
+        self.status != SUCCEEDED && self.errors.iter().any(|line| line.contains("Can't get lock for"))
+    }
+}
+
+/// `LVM2_COMMAND_SUCCEEDED`.
+pub(crate) const SUCCEEDED: i32 = 1;
 
 /// The most words of a command, with a few to spare: LVM takes 64.
 pub(crate) const MOST_WORDS: usize = 60;

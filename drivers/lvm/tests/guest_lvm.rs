@@ -3,20 +3,21 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
+mod mended;
+mod worker;
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use common::{Backend, run, set_table, volumes, workers};
+use common::{Backend, MIB, degraded, failed, run, set_table, volumes, workers};
 use libtest_mimic::{Arguments, Trial};
-use rustix::fs::{FlockOperation, flock};
+use mended::*;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tandem_sdk::contract::*;
-
-const MIB: u64 = 1 << 20;
+use worker::*;
 
 /// Tests by their names; passed by where the groups are not.
 fn main() -> std::process::ExitCode {
@@ -39,29 +40,24 @@ fn main() -> std::process::ExitCode {
         a_group_on_other_devices_is_not_looked_for,
         a_worker_that_goes_is_replaced,
         calls_cut_at_any_moment_leave_what_the_next_one_makes_whole,
-        a_lock_that_somebody_holds_delays_and_does_no_harm,
         a_share_in_use_on_this_host_is_neither_cast_nor_deleted,
         a_pool_that_fills_warns_then_refuses,
         a_full_pool_fails_its_shares_and_no_others,
         a_device_that_fails_and_comes_back,
+        an_xfs_that_stopped_is_recovered_and_can_be_deleted,
+        what_a_cut_command_left_of_a_device_is_mended,
+        a_making_goes_on_over_its_own_half_removed_self,
+        a_growth_that_failed_keeps_nobody_out,
+        shares_are_mounted_through_a_link,
+        a_sleeping_pool_is_not_called_empty,
+        a_group_whose_metadata_is_full_says_so,
+        a_worker_that_waits_for_a_lock_ends_with_its_driver,
+        a_worker_outlives_the_signals_of_a_service_manager,
+        a_lock_that_somebody_holds_delays_and_does_no_harm,
     ];
     // One after another: they count workers and change the disks.
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-fn degraded(health: &Health) -> &str {
-    match health {
-        Health::Degraded { reason } => reason,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn failed(health: &Health) -> &str {
-    match health {
-        Health::Failed { reason } => reason,
-        other => panic!("{other:?}"),
-    }
 }
 
 async fn after_a_boot_nothing_is_served_before_its_epoch_is_confirmed() {
@@ -259,21 +255,6 @@ async fn calls_cut_at_any_moment_leave_what_the_next_one_makes_whole() {
     assert!(!run("dmsetup", &["info"]).contains("SUSPENDED"));
 }
 
-async fn a_lock_that_somebody_holds_delays_and_does_no_harm() {
-    let alpha = Backend::open("alpha", "lock", json!({})).await;
-    let spec = alpha.spec(64 * MIB, "ext4");
-    let share = spec.instance;
-    let held = File::options().create(true).append(true).open("/run/lock/lvm/V_vg_alpha").unwrap();
-    flock(&held, FlockOperation::LockExclusive).unwrap();
-    let stopped = alpha.within(CreateInstance { spec: spec.clone() }, 2_000).await.unwrap_err();
-    assert_eq!(stopped.kind, ErrorKind::Cancelled, "{stopped}");
-    drop(held);
-    // Whatever the stopped call had begun has ended before this one begins.
-    alpha.call(CreateInstance { spec }).await.unwrap();
-    assert_eq!(alpha.observe(share).await.health, Health::Ok);
-    alpha.leaves_nothing(share).await;
-}
-
 async fn a_share_in_use_on_this_host_is_neither_cast_nor_deleted() {
     let alpha = Backend::open("alpha", "busy", json!({})).await;
     let share = alpha.share(64 * MIB, "ext4").await;
@@ -282,6 +263,7 @@ async fn a_share_in_use_on_this_host_is_neither_cast_nor_deleted() {
     let cast = UpdateAccess { instance: share, epoch: Epoch(1), access };
     let busy = alpha.call(cast.clone()).await.unwrap_err();
     assert_eq!((busy.kind, busy.retry), (ErrorKind::Busy, Retry::Safe), "{busy}");
+    assert!(busy.message.contains(&format!("process {} (guest_lvm", std::process::id())), "{busy}");
     open.write_all(b"x").unwrap();
     let busy = alpha.call(DeleteInstance { instance: share }).await.unwrap_err();
     assert_eq!(busy.kind, ErrorKind::Busy, "{busy}");
@@ -366,18 +348,24 @@ async fn a_full_pool_fails_its_shares_and_no_others() {
 }
 
 async fn a_device_that_fails_and_comes_back() {
+    for filesystem in ["ext4", "xfs"] {
+        fails_and_comes_back(filesystem).await;
+    }
+}
+
+async fn fails_and_comes_back(filesystem: &str) {
     let gamma = Backend::open("gamma", "fails", json!({})).await;
-    let share = gamma.share(64 * MIB, "ext4").await;
+    let share = gamma.share(400 * MIB, filesystem).await;
     let folder = gamma.folder(share);
     fs::write(folder.join("kept"), b"x").unwrap();
     run("sync", &[]);
     let table = run("dmsetup", &["table", "gamma"]);
     let sectors = table.split_whitespace().nth(1).unwrap();
     set_table("gamma", &format!("0 {sectors} error"));
-    // The file system notices when it writes its journal.
+    // The file system notices when it writes its journal; then ext4 is read only, and XFS answers nothing.
     let until = Instant::now() + Duration::from_secs(60);
-    let stopped = |e: std::io::Error| e.kind() == std::io::ErrorKind::ReadOnlyFilesystem;
-    while !fs::write(folder.join("lost"), b"x").is_err_and(stopped) {
+    let read_only = |e: std::io::Error| e.kind() == std::io::ErrorKind::ReadOnlyFilesystem;
+    while !fs::write(folder.join("lost"), b"x").is_err_and(read_only) && fs::metadata(&folder).is_ok() {
         assert!(Instant::now() < until, "the file system goes on without its device");
         let _ = File::open(&folder).and_then(|root| root.sync_all());
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -7,7 +7,7 @@ use tandem_sdk::contract::{
     EnsureInstance, InstanceId, InstanceInfo, InstanceSpec, Observation, ObserveInstance, Outcome, Pool,
     ResizeInstance, ResourceKind, Role, Style, UpdateAccess,
 };
-use tandem_sdk::{Attachable, Client, Driver, Error, ErrorKind, Exporter, Lock, OpContext, Result};
+use tandem_sdk::{Attachable, Client, Driver, Error, ErrorKind, Exporter, Lock, OpContext, Result, settings};
 
 use crate::image::{Found, Image};
 use crate::meta::{Attached, Meta};
@@ -21,8 +21,9 @@ impl Driver for Zfs {
     const TOKENS: &'static [(&'static str, u32)] = &[TOKEN];
     type Config = Config;
 
-    async fn open(config: Config) -> Result<Self> {
+    async fn open(mut config: Config) -> Result<Self> {
         let share_mode = config.check()?;
+        config.mounts = settings::real_folder("mounts", &config.mounts)?;
         let exporter = Exporter::new(&config.export)?;
         lzc::open()?;
         tool::alive(&config.dataset)?;

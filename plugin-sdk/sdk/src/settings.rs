@@ -1,8 +1,12 @@
 //! Checks of what settings of several drivers have in common.
 
-use std::path::Path;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use tandem_contract::{Error, Result};
+
+use crate::files::failed;
 
 /// The permissions of a share's root, written in octal (`0755`), as bits; the owner may do everything.
 ///
@@ -42,4 +46,58 @@ pub fn plain_path(key: &str, path: &Path) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// The folder that the setting `key` leads to, without links on the way: as the kernel lists it among the mounts, and as an
+/// NFS server exports it. Made where it is missing.
+///
+/// # Errors
+/// `InvalidArgument`, naming `key`, where a link leads to a path that [`plain_path`] refuses; `Unavailable` where there is no
+/// such folder and none can be made.
+pub fn real_folder(key: &str, path: &Path) -> Result<PathBuf> {
+    plain_path(key, path)?;
+    let found = match path.canonicalize() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(path).and_then(|()| path.canonicalize())
+        }
+        other => other,
+    };
+    let real = found.map_err(|e| failed("find the folder", path, &e))?;
+    if !real.is_dir() {
+        return Err(Error::invalid(format!("`{key}` is `{}`, which is no folder", path.display())));
+    }
+    plain_path(key, &real)?;
+    Ok(real)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use tandem_contract::ErrorKind;
+
+    #[test]
+    fn a_folder_is_known_by_its_real_path() {
+        let scratch = tempfile::tempdir().unwrap();
+        let scratch = scratch.path().canonicalize().unwrap();
+        let (real, link) = (scratch.join("real"), scratch.join("link"));
+        assert_eq!(real_folder("mounts", &real.join("new")).unwrap(), real.join("new"));
+        symlink(&real, &link).unwrap();
+        assert_eq!(real_folder("mounts", &link).unwrap(), real);
+        assert_eq!(real_folder("mounts", &link.join("other")).unwrap(), real.join("other"));
+
+        fs::create_dir(scratch.join("with blank")).unwrap();
+        symlink(scratch.join("with blank"), scratch.join("odd")).unwrap();
+        fs::write(real.join("file"), "").unwrap();
+        for wrong in ["odd", "real/file"] {
+            let error = real_folder("mounts", &scratch.join(wrong)).unwrap_err();
+            assert!(
+                error.kind == ErrorKind::InvalidArgument && error.message.contains("`mounts`"),
+                "{error}"
+            );
+        }
+        symlink(scratch.join("nowhere/at/all"), scratch.join("lost")).unwrap();
+        assert!(real_folder("mounts", &scratch.join("lost")).is_err());
+        assert!(real_folder("mounts", Path::new("relative")).is_err());
+    }
 }

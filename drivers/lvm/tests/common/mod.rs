@@ -22,6 +22,24 @@ impl Host for Quiet {
 
 static DELIVERY: AtomicU64 = AtomicU64::new(1);
 
+pub const MIB: u64 = 1 << 20;
+
+/// Why it is degraded.
+pub fn degraded(health: &Health) -> &str {
+    match health {
+        Health::Degraded { reason } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Why it has failed.
+pub fn failed(health: &Health) -> &str {
+    match health {
+        Health::Failed { reason } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Runs a tool, which must succeed; what it printed.
 pub fn run(program: &str, args: &[&str]) -> String {
     let out = Command::new(program).args(args).output().unwrap();

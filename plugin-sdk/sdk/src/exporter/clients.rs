@@ -8,8 +8,7 @@ const CLIENTS: &str = "/proc/fs/nfsd/clients";
 
 /// Expires every client with state in the file system at `path`. Without a running server there is none.
 pub(super) fn expire(path: &Path) {
-    let Ok(meta) = fs::metadata(path) else { return };
-    let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
+    let Some((major, minor)) = device(path) else { return };
     let Ok(clients) = fs::read_dir(CLIENTS) else { return };
     for client in clients.flatten() {
         let folder = client.path();
@@ -26,6 +25,27 @@ pub(super) fn expire(path: &Path) {
     }
 }
 
+/// The device of the file system at `path`. A file system that stopped after an error tells nothing of itself any more, but
+/// the kernel's list of mounts does.
+fn device(path: &Path) -> Option<(u32, u32)> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounted(&mounts, path).or_else(|| {
+        let device = fs::metadata(path).ok()?.dev();
+        Some((rustix::fs::major(device), rustix::fs::minor(device)))
+    })
+}
+
+/// The device of what is mounted at a path; see proc_pid_mountinfo(5).
+fn mounted(mountinfo: &str, path: &Path) -> Option<(u32, u32)> {
+    let path = path.to_str()?;
+    // The last one lies on top.
+    mountinfo.lines().rev().find_map(|line| {
+        let mut fields = line.split(' ').skip(2);
+        let (major, minor) = fields.next()?.split_once(':')?;
+        (fields.nth(1)? == path).then_some((major.parse().ok()?, minor.parse().ok()?))
+    })
+}
+
 /// Whether a client's states name a file of that device: `superblock: "00:2f:34"`, in hexadecimal, inode last.
 fn names(states: &str, major: u32, minor: u32) -> bool {
     states.split("superblock: \"").skip(1).any(|rest| {
@@ -37,7 +57,18 @@ fn names(states: &str, major: u32, minor: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::names;
+    use super::*;
+
+    #[test]
+    fn the_topmost_mount_has_the_device() {
+        let text = "22 1 0:20 / / rw - tmpfs none rw\n\
+                    36 22 253:3 / /srv/a rw,nosuid shared:1 - xfs /dev/mapper/g-x rw\n\
+                    38 36 253:5 / /srv/a rw,nosuid - xfs /dev/mapper/g-z rw\n";
+        assert_eq!(mounted(text, Path::new("/srv/a")), Some((253, 5)));
+        assert_eq!(mounted(text, Path::new("/")), Some((0, 20)));
+        assert_eq!(mounted(text, Path::new("/srv")), None);
+        assert!(device(Path::new("/")).is_some());
+    }
 
     #[test]
     fn states_name_devices() {
