@@ -1,8 +1,8 @@
 //! The seeded simulation: every kind of operation under every fault at every place, and random runs.
 //!
 //! `CASE=text` runs only the cases whose name contains the text and prints the history of those that fail. `SEED=n` runs
-//! one random run and prints its history; `SIM_RUNS=n` says how many there are. `SIM_EVERY=1` tries every fault at every
-//! driver call and report of progress, rather than one of five.
+//! one random run and prints its history; `SIM_RUNS=n` says how many there are, `SIM_FROM=n` which is the first.
+//! `SIM_EVERY=1` tries every fault at every driver call and report of progress, rather than one of five.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
@@ -120,7 +120,8 @@ fn random_runs_keep_every_law() {
         return;
     }
     let runs = number("SIM_RUNS").unwrap_or(RUNS);
-    let seeds: Vec<u64> = FAILED_ONCE.iter().copied().chain(1..=runs).collect();
+    let first = number("SIM_FROM").unwrap_or(1);
+    let seeds: Vec<u64> = FAILED_ONCE.iter().copied().chain(first..first + runs).collect();
     let half = |odd| {
         let mine = seeds.iter().skip(odd).step_by(2);
         let judged = mine.map(|seed| (*seed, random::run(*seed).problems));

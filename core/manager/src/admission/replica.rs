@@ -112,7 +112,9 @@ fn create_replica(
     let share = draft.need_share(share_id)?.clone();
     let Some(style) = share.replication else { return Err(Denied::NotReplicated(share_id)) };
     draft.need_idle(share_id)?;
-    if draft.active().is_none_or(|a| a.status != InstanceStatus::Available) {
+    // The one that grew or shrank may have been demoted meanwhile: the size is not settled before that has ended.
+    let resizing = draft.unfinished().iter().any(|op| matches!(op.intent, Intent::Resize { .. }));
+    if resizing || draft.active().is_none_or(|a| a.status != InstanceStatus::Available) {
         return Err(Denied::NoActiveReplica(share_id));
     }
     draft.reserve(Counted::ShareReplicas, 1)?;

@@ -262,7 +262,7 @@ pub(crate) fn plan(intent: &Intent, world: &World<'_>) -> Result<Vec<Step>, Erro
         Intent::Promote { instance, quiesce_wait_seconds } => {
             replication::promote(world, *instance, *quiesce_wait_seconds)
         }
-        Intent::Fence { instance } => Ok(replication::fence(*instance)),
+        Intent::Fence { instance } => Ok(replication::fence(world, *instance)),
         Intent::Migrate { source, destination, request } => {
             migration::migrate(world, *source, *destination, request)
         }

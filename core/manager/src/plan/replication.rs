@@ -61,7 +61,8 @@ pub(super) fn sync(
 ) -> Result<Vec<Step>, Error> {
     let active = world.active().ok_or_else(no_active)?;
     if active.id == instance {
-        return Err(Error::invalid("the active replica follows nobody"));
+        // It was promoted since the sync was asked for.
+        return Err(Error::cancelled("it is the active replica now, which follows nobody"));
     }
     for id in [active.id, instance] {
         if let Some(why) = world.away(id) {
@@ -185,8 +186,13 @@ pub(super) fn undo_promote(instance: InstanceId, steps: &[Step], failed: usize) 
     undo
 }
 
-pub(super) fn fence(instance: InstanceId) -> Vec<Step> {
-    vec![Step::Demote { instance, to: Demotion::Fenced }]
+pub(super) fn fence(world: &World<'_>, instance: InstanceId) -> Vec<Step> {
+    let mut steps = vec![Step::Demote { instance, to: Demotion::Fenced }];
+    if world.active().is_some_and(|a| !world.by_storage(a.id)) {
+        // Now that it can be asked, it is known what it has in common with the others.
+        steps.push(Step::ReleasePoints);
+    }
+    steps
 }
 
 fn no_active() -> Error {

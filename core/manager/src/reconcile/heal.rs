@@ -118,7 +118,7 @@ async fn still_needed(core: &SharedCore, chore: Chore) -> Result<bool, Denied> {
             let family = core.store.family(share).await?;
             let Some(active) = active_of(&family.instances) else { return Ok(false) };
             let all_up = family.instances.iter().filter(|i| i.pool.is_some()).all(|i| is_up(core, i));
-            if family.operations.is_empty() && all_up {
+            if all_up {
                 admit(core, active, Intent::Repair { instance: active.id }).await?;
             }
         }

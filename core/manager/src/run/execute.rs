@@ -136,6 +136,9 @@ impl Run {
         };
         match self.with_world(&family, &links, sides, |world| plan::plan(&intent, world)).await {
             Some(Ok(steps)) => self.record(Event::Planned { steps }, |_| Vec::new()).await,
+            Some(Err(error)) if error.kind == ErrorKind::Cancelled => {
+                self.end(Ending::Cancelled, Some(error)).await
+            }
             Some(Err(error)) => self.end(Ending::Failed, Some(error)).await,
             None => self.end(Ending::Failed, Some(Error::not_found("the share is gone"))).await,
         }

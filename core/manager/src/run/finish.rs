@@ -24,7 +24,8 @@ pub(super) fn rows(
 ) -> Vec<Effect> {
     let mut effects = set(core, draft, intent, planned, ending, error);
     if !intent.deletes() {
-        let deleted = |id: InstanceId| draft.instance(id).is_some_and(|i| i.status == InstanceStatus::Deleting);
+        let deleted =
+            |id: InstanceId| draft.instance(id).is_some_and(|i| i.status == InstanceStatus::Deleting);
         effects.retain(|e| !matches!(e, Effect::Status { instance, .. } if deleted(*instance)));
     }
     effects
@@ -87,6 +88,10 @@ fn set(
         }
         Intent::Promote { instance, .. } => {
             note(draft, *instance, done, reason);
+            if !done && let Some(active) = draft.active() {
+                // It was away, and may be active at an epoch before the one that was raised for the promotion.
+                core.board.chores.note(Chore::Repair(active.id), draft.now);
+            }
             vec![status(*instance, InstanceStatus::Available)]
         }
         Intent::Fence { instance } => {
@@ -277,17 +282,18 @@ fn resize(draft: &mut Draft, from_gb: u64, to_gb: u64, done: bool, error: Option
         }
         (false, false, _) => InstanceStatus::ShrinkingError,
     };
+    // What failed is told of the share, by its active instance. One that was active when this was asked, and is a
+    // replica now, goes on following.
     let moving = |s: InstanceStatus| matches!(s, InstanceStatus::Extending | InstanceStatus::Shrinking);
-    let ids: Vec<InstanceId> = draft.instances.iter().filter(|i| moving(i.status)).map(|i| i.id).collect();
     let active = draft.active().map(|active| active.id);
+    let told = |id: InstanceId| active.is_none_or(|active| active == id);
     let mut set = Vec::new();
-    for id in ids {
-        if active.is_none_or(|active| active == id) {
-            note(draft, id, false, error.map(ToString::to_string));
-            set.push(status(id, to));
-        } else {
-            // It was the active one when this was asked. What failed is told of the share, and a replica goes on.
-            set.push(status(id, InstanceStatus::Available));
+    for row in draft.instances.clone() {
+        if told(row.id) && (moving(row.status) || !done) {
+            note(draft, row.id, false, error.map(ToString::to_string));
+            set.push(status(row.id, to));
+        } else if moving(row.status) {
+            set.push(status(row.id, InstanceStatus::Available));
         }
     }
     set
