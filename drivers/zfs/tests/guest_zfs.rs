@@ -32,6 +32,7 @@ fn main() -> std::process::ExitCode {
         a_full_pool_keeps_the_last_point_and_nothing_else,
         a_quiesced_share_takes_no_writes_not_even_from_open_files,
         foreign_datasets_are_left_alone_and_a_missing_pool_has_a_sentence,
+        shares_are_mounted_once_through_a_link,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -232,4 +233,18 @@ async fn foreign_datasets_are_left_alone_and_a_missing_pool_has_a_sentence() {
     let error = Backend::fails("nowhere/tandem").await;
     assert_eq!(error.kind, ErrorKind::Unavailable);
     assert!(error.message.contains("zpool import nowhere"), "{error}");
+}
+
+async fn shares_are_mounted_once_through_a_link() {
+    for pool in ["alpha", "beta"] {
+        fs::create_dir_all(format!("/srv/{pool}-real")).unwrap();
+        std::os::unix::fs::symlink(format!("/srv/{pool}-real"), format!("/srv/{pool}-link")).unwrap();
+    }
+    let pair = Pair::new("link", Style::Dr).await;
+    let ensure = EnsureInstance { instance: pair.active, epoch: Epoch(1) };
+    assert!(!pair.alpha.call(ensure).await.unwrap().is_changed());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let real = format!(" /srv/alpha-real/{} ", pair.active);
+    assert_eq!(mounts.lines().filter(|line| line.contains(&real)).count(), 1, "{mounts}");
+    pair.leaves_nothing().await;
 }
