@@ -17,6 +17,8 @@ use crate::command::Command;
 
 /// Where exportfs looks for exports besides /etc/exports.
 const EXPORTS_D: &str = "/etc/exports.d";
+/// How often a call of exportfs is tried that another one got in the way of.
+const TRIES: u32 = 10;
 /// Clients of one call of exportfs.
 const AT_ONCE: usize = 64;
 
@@ -171,13 +173,30 @@ async fn unexport(nfs: &NfsSettings, cx: &OpContext, path: &Path, clients: BTree
 }
 
 async fn exportfs(nfs: &NfsSettings, cx: &OpContext, args: impl Iterator<Item = String>) -> Result<()> {
-    let ended = Command::new(&nfs.exportfs).args(args).run_any(cx).await?;
-    if ended.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&ended.output.stderr).trim().to_owned();
+    let args: Vec<String> = args.collect();
+    let mut tries = 0;
+    let (ended, said) = loop {
+        let ended = Command::new(&nfs.exportfs).args(&args).run_any(cx).await?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&ended.output.stderr).trim().to_owned();
+        tries += 1;
+        if tries >= TRIES || !lost_a_file(&said) {
+            break (ended, said);
+        }
+    };
     Err(Error::unavailable(format!("the NFS server's table of exports could not be changed: {said}"))
         .with("tool", ended.into_error()))
+}
+
+/// exportfs reads all of the folder, and fails when another call's file goes away between its listing and its reading.
+fn lost_a_file(said: &str) -> bool {
+    let gone = |line: &str| {
+        let file = line.split_once("can't open ").and_then(|(_, rest)| rest.strip_suffix(" for reading"));
+        file.map(Path::new).is_some_and(|file| file.parent() == Some(Path::new(EXPORTS_D)) && !file.exists())
+    };
+    said.lines().any(gone)
 }
 
 fn write(nfs: &NfsSettings, name: &str, text: &str) -> Result<()> {
@@ -228,6 +247,21 @@ mod tests {
             none.lines().all(|line| line.starts_with('#')),
             "a line without clients opens it to the world"
         );
+    }
+
+    #[test]
+    fn a_file_that_another_call_removed_is_no_failure() {
+        let gone = format!("exportfs: can't open {EXPORTS_D}/tandem-no-such.exports for reading");
+        assert!(lost_a_file(&gone));
+        assert!(lost_a_file(&format!("exportfs: duplicated export\n{gone}\nexportfs: something else")));
+        for other in [
+            "",
+            "exportfs: /srv/a does not support NFS export",
+            "exportfs: can't open /etc/exports for reading",
+            "exportfs: can't open /etc/exports.d for reading",
+        ] {
+            assert!(!lost_a_file(other), "{other}");
+        }
     }
 
     #[test]
