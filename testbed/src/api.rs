@@ -50,6 +50,16 @@ impl Api {
         self.answer(path, request.send(body.to_string()))
     }
 
+    /// Lets a project have as much as it likes.
+    pub fn lift_quotas(&self, project: &str) -> Answered<()> {
+        let path = format!("v2/quota-sets/{project}");
+        let request = self.agent.put(format!("{}/{path}", self.endpoint));
+        let request = request.header("X-Auth-Token", "admin:admin").content_type("application/json");
+        let request = request.header("X-OpenStack-Manila-API-Version", VERSION);
+        let most = json!({"shares": -1, "gigabytes": -1, "share_replicas": -1, "replica_gigabytes": -1});
+        self.answer(&path, request.send(json!({ "quota_set": most }).to_string())).map(drop)
+    }
+
     /// Asks for something to be removed.
     pub fn delete(&self, path: &str) -> Answered<()> {
         let request = self.agent.delete(format!("{}/{path}", self.endpoint));

@@ -113,19 +113,28 @@ pub(crate) fn operations(operations: Vec<Operation>) -> String {
     let mut table =
         Table::new(&["ID", "KIND", "STATUS", "SHARE", "REPLICA", "BYTES>", "ACCEPTED", "PROGRESS OR REASON"]);
     for operation in operations {
-        let remark = remark(&operation);
+        let (carried, remark) = (carried(&operation), remark(&operation));
         table.row([
             operation.id,
             operation.kind,
             operation.status,
             operation.share_id,
             operation.instance_id.unwrap_or_default(),
-            size(operation.bytes),
+            carried,
             moment(&operation.created_at),
             remark,
         ]);
     }
     table.to_string()
+}
+
+/// What it carried, and what had been carried before by a transfer that was cut.
+fn carried(operation: &Operation) -> String {
+    let carried = size(operation.bytes);
+    match operation.resumed_bytes {
+        0 => carried,
+        before => format!("{carried} after {}", size(before)),
+    }
 }
 
 /// What there is to say about an operation in one line.
@@ -180,7 +189,7 @@ pub(crate) fn operation(operation: Operation) -> String {
     line("request", operation.request_id.as_deref().unwrap_or_default());
     line("accepted", &moment(&operation.created_at));
     line("changed", &moment(&operation.updated_at));
-    line("carried", &size(operation.bytes));
+    line("carried", &carried(&operation));
     if !operation.finished() {
         line("now", &remark(&operation));
     }
@@ -313,5 +322,9 @@ mod tests {
         operation.error =
             Some(crate::wire::Failed { kind: "out_of_space".into(), message: "the disk is full".into() });
         assert_eq!(remark(&operation), "the disk is full");
+        operation.bytes = 1024;
+        assert_eq!(carried(&operation), "1.0 KiB");
+        operation.resumed_bytes = 2048;
+        assert_eq!(carried(&operation), "1.0 KiB after 2.0 KiB");
     }
 }

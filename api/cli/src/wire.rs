@@ -76,6 +76,8 @@ pub(crate) struct Operation {
     pub(crate) request_id: Option<String>,
     pub(crate) cancel_requested: bool,
     pub(crate) bytes: u64,
+    #[serde(default)]
+    pub(crate) resumed_bytes: u64,
     pub(crate) step: Option<StepPosition>,
     pub(crate) progress: Option<Progress>,
     pub(crate) error: Option<Failed>,

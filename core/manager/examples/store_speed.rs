@@ -77,6 +77,7 @@ fn operation(n: u64) -> Operation {
         proceed: false,
         error: None,
         bytes: 0,
+        resumed_bytes: 0,
         remarks: Vec::new(),
         created_at: Timestamp(n.cast_signed()),
         updated_at: Timestamp(n.cast_signed()),

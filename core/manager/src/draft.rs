@@ -137,6 +137,7 @@ impl Draft {
             proceed: false,
             error: None,
             bytes: 0,
+            resumed_bytes: 0,
             remarks: Vec::new(),
             created_at: self.now,
             updated_at: self.now,
@@ -180,6 +181,7 @@ impl Draft {
             op.proceed = after.proceed;
             op.error = after.error;
             op.bytes = after.bytes;
+            op.resumed_bytes = after.resumed_bytes;
             op.remarks = after.remarks;
         }
         self.events.push(Logged { op: op.id, seq: op.seq, at: self.now, event, effects });

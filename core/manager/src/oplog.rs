@@ -85,6 +85,9 @@ pub enum Event {
         /// Bytes a transfer carried.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bytes: Option<u64>,
+        /// Bytes that an earlier, cut transfer had carried already.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        resumed_bytes: Option<u64>,
         /// What a person should know.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         remark: Option<String>,
@@ -156,6 +159,8 @@ pub struct OpState {
     pub error: Option<Error>,
     /// Bytes carried.
     pub bytes: u64,
+    /// Bytes that earlier, cut transfers had carried already.
+    pub resumed_bytes: u64,
     /// What a person should know.
     pub remarks: Vec<String>,
 }
@@ -189,6 +194,7 @@ impl Default for OpState {
             proceed: false,
             error: None,
             bytes: 0,
+            resumed_bytes: 0,
             remarks: Vec::new(),
         }
     }
@@ -256,10 +262,11 @@ impl OpState {
             {
                 self.token = Some(token.clone());
             }
-            (S::Running | S::Undoing, Event::StepDone { step, bytes, remark })
+            (S::Running | S::Undoing, Event::StepDone { step, bytes, resumed_bytes, remark })
                 if self.started && *step == self.next =>
             {
                 self.bytes += bytes.unwrap_or(0);
+                self.resumed_bytes += resumed_bytes.unwrap_or(0);
                 self.remarks.extend(remark.clone());
                 self.end_step();
                 self.next += 1;

@@ -176,6 +176,7 @@ mod tests {
             proceed: false,
             error: None,
             bytes: 0,
+            resumed_bytes: 0,
             remarks: Vec::new(),
             created_at: Timestamp(0),
             updated_at: Timestamp(0),

@@ -92,7 +92,7 @@ fn machine(page: &mut String) {
         Box::new(|_| Event::Planned { steps: Vec::new() }),
         Box::new(|step| Event::StepStarted { step }),
         Box::new(move |step| Event::Checkpoint { step, token: token.clone() }),
-        Box::new(|step| Event::StepDone { step, bytes: None, remark: None }),
+        Box::new(|step| Event::StepDone { step, bytes: None, resumed_bytes: None, remark: None }),
         Box::new(move |step| Event::StepFailed { step, error: Error::bug("x"), undo: Vec::new() }),
         Box::new(|_| Event::CancelRequested),
         Box::new(|_| Event::ProceedRequested),

@@ -14,7 +14,12 @@ fn event() -> impl Strategy<Value = Event> {
         Just(Event::Accepted { intent: Intent::CreateShare { instance, only_host: None } }),
         steps.clone().prop_map(|steps| Event::Planned { steps }),
         (0_usize..6).prop_map(|step| Event::StepStarted { step }),
-        (0_usize..6).prop_map(|step| Event::StepDone { step, bytes: Some(1), remark: None }),
+        (0_usize..6).prop_map(|step| Event::StepDone {
+            step,
+            bytes: Some(1),
+            resumed_bytes: Some(2),
+            remark: None
+        }),
         (0_usize..6, steps).prop_map(|(step, undo)| Event::StepFailed { step, error: Error::bug("x"), undo }),
         Just(Event::CancelRequested),
         Just(Event::ProceedRequested),
@@ -64,7 +69,7 @@ fn a_failing_way_back_is_passed_over_and_remembered() {
         Event::StepStarted { step: 1 },
         Event::StepFailed { step: 1, error: Error::unavailable("away"), undo: Vec::new() },
         Event::StepStarted { step: 2 },
-        Event::StepDone { step: 2, bytes: None, remark: None },
+        Event::StepDone { step: 2, bytes: None, resumed_bytes: None, remark: None },
         Event::Finished { ending: Ending::Failed, error: None },
     ];
     let end = log.iter().try_fold(OpState::default(), OpState::next).unwrap();

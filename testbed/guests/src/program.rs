@@ -18,7 +18,10 @@ pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
-        _ if rustix::process::getpid().is_init() => agent::init().map(|()| 0),
+        // In a container it may be the first process too.
+        _ if rustix::process::getpid().is_init() && std::env::var_os(agent::SETUP).is_some() => {
+            agent::init().map(|()| 0)
+        }
         [word] if *word == agent::SERVE => agent::serve().map(|()| 0),
         ["keep", folder] => keeper::main(Path::new(folder)).map(|()| 0),
         ["dial", port] => forward::dial(port).map(|()| 0),

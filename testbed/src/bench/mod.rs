@@ -6,6 +6,7 @@
 pub mod clones;
 pub mod load;
 pub mod process;
+pub mod span;
 pub mod trees;
 
 use std::fmt;
@@ -45,6 +46,16 @@ impl Figures {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.0.len()
+    }
+
+    /// The median of these divided by those that were measured in the same turns.
+    pub fn over(&self, others: &Self) -> f64 {
+        Self(self.0.iter().zip(&others.0).map(|(ours, theirs)| ours / theirs).collect()).median()
+    }
+
+    /// The median of by how many seconds these exceed those of the same turns.
+    pub fn beyond(&self, others: &Self) -> f64 {
+        Self(self.0.iter().zip(&others.0).map(|(ours, theirs)| ours - theirs).collect()).median()
     }
 
     /// The middle one.
@@ -99,5 +110,12 @@ mod tests {
         assert_eq!(seconds(figures.median()), "3.00 ms");
         assert_eq!(seconds(figures.at(1.0)), "5.00 ms");
         assert_eq!(seconds(figures.at(0.0)), "1.00 ms");
+        let mut others = Figures::default();
+        for ms in [10, 1, 2, 2, 1] {
+            others.add(Duration::from_millis(ms));
+        }
+        // 0.5, 1, 2, 1, 3 and -5, 0, 2, 0, 2.
+        assert!((figures.over(&others) - 1.0).abs() < 1e-9);
+        assert!(figures.beyond(&others).abs() < 1e-9);
     }
 }

@@ -157,7 +157,8 @@ impl Site {
                 Exports::None => "{ kind = \"none\" }".into(),
             };
             text.push_str(&format!(
-                "[[backends]]\nname = \"{pool}\"\ndriver = \"zfs\"\navailability_zone = \"{zone}\"\n{place}\
+                "[[backends]]\nname = \"{pool}\"\ndriver = \"zfs\"\navailability_zone = \"{zone}\"\n\
+                 max_over_subscription_ratio = 500.0\n{place}\
                  settings = {{ dataset = \"{pool}/tandem\", mounts = \"/srv/{pool}\", export = {export} }}\n"
             ));
         }

@@ -1,6 +1,9 @@
 //! `cargo xtask bench`: everything built for release, then the benchmarks of the testbed.
 
-use crate::{Result, command::Run, system, workspace::Workspace};
+use crate::{Result, command::Run, system, testbed, workspace::Workspace};
+
+/// Those that boot guests.
+const IN_GUESTS: &[&str] = &["zfs"];
 
 /// Runs all benchmarks, or those that are named.
 pub(crate) fn run(names: &[String]) -> Result<()> {
@@ -22,6 +25,9 @@ pub(crate) fn run(names: &[String]) -> Result<()> {
         return Err("the testbed has no benchmarks.".into());
     }
     system::prepare()?;
+    if benches.iter().any(|bench| IN_GUESTS.contains(bench)) {
+        println!("-- {}", testbed::prepare()?);
+    }
     let build = Run::cargo().args(["build", "--release", "--workspace", "--locked"]);
     build.args(workspace.features()).run()?;
     for bench in benches {

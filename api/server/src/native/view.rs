@@ -49,6 +49,7 @@ pub(super) fn operation(
         "request_id": operation.request_id,
         "cancel_requested": operation.cancel,
         "bytes": operation.bytes,
+        "resumed_bytes": operation.resumed_bytes,
         "step": step,
         "progress": progress,
         "error": operation.error.as_ref().map(failure),

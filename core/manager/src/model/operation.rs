@@ -243,6 +243,9 @@ pub struct Operation {
     /// Bytes that its transfers carried.
     #[serde(default)]
     pub bytes: u64,
+    /// Bytes that earlier, cut transfers had carried already.
+    #[serde(default)]
+    pub resumed_bytes: u64,
     /// What a person should know of how it ended (what a forced promotion may have lost, a full resend and why).
     #[serde(default)]
     pub remarks: Vec<String>,

@@ -200,7 +200,12 @@ impl Run {
         for attempt in 1.. {
             let error = match self.take(&step).await {
                 Ok(done) => {
-                    let event = Event::StepDone { step: n, bytes: done.bytes, remark: done.remark.clone() };
+                    let event = Event::StepDone {
+                        step: n,
+                        bytes: done.bytes,
+                        resumed_bytes: done.resumed_bytes,
+                        remark: done.remark.clone(),
+                    };
                     return self.record(event, |draft| (done.rows)(draft)).await;
                 }
                 Err(error) => error,
@@ -272,7 +277,8 @@ impl Run {
         let stopped = error.kind == ErrorKind::Cancelled && self.may_turn_back();
         if self.state.started && (self.forced() || (step.is_soft() && !stopped)) {
             tracing::warn!(op = %self.op, step = n, %error, "A step failed; the operation goes on without it.");
-            let event = Event::StepDone { step: n, bytes: None, remark: Some(error.to_string()) };
+            let remark = Some(error.to_string());
+            let event = Event::StepDone { step: n, bytes: None, resumed_bytes: None, remark };
             return self.record(event, |draft| super::rules::failed(draft, &step)).await;
         }
         tracing::warn!(op = %self.op, kind = self.intent().kind(), step = n, %error, "A step failed.");

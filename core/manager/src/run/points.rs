@@ -68,7 +68,7 @@ impl Run {
         let here = there(self.observe(source_row).await?, source)?;
         let at_dest = there(self.observe(dest_row).await?, dest)?;
         if at_dest.points.iter().any(|p| p.id == point && p.fingerprint == record.info.fingerprint) {
-            return Ok(arrived(dest, record, 0, None, scene, Some(at_dest)));
+            return Ok(arrived(dest, record, (0, 0), None, scene, Some(at_dest)));
         }
         let mut resume = at_dest.resume.clone();
         if resume.as_ref().is_some_and(|r| r.to.is_some_and(|to| to != point)) {
@@ -104,6 +104,8 @@ impl Run {
         let (received, sent) = match carried.received {
             Outcome::Changed(r) | Outcome::Unchanged(r) => (r, carried.sent),
         };
+        // Each side counts from its own end; the receiver knows what had arrived.
+        let bytes = (received.bytes.max(sent.bytes), received.resumed_bytes);
         let mut remarks: Vec<String> = remark.into_iter().collect();
         remarks.extend(sent.remarks);
         remarks.extend(received.remarks);
@@ -112,7 +114,7 @@ impl Run {
         // What users may read can be reached only once something whole has arrived.
         let first = dest_row.exports.is_empty() && scene.share.replication == Some(Style::Readable);
         let now = if first { self.observe(dest_row).await? } else { None };
-        Ok(arrived(dest, record, received.bytes.max(sent.bytes), remark, scene, now))
+        Ok(arrived(dest, record, bytes, remark, scene, now))
     }
 
     /// Lets go of every point but the newest that two instances have in common (whichever is promoted, the others can
@@ -307,11 +309,11 @@ fn common_format(
     formats(source).into_iter().find(|f| theirs.contains(f))
 }
 
-/// The rows that follow from an arrived point; `seen` brings where the destination is reached since.
+/// The rows that follow from an arrived point, for which so many bytes were carried and so many had been before; `seen` brings where the destination is reached since.
 fn arrived(
     dest: InstanceId,
     record: PointRecord,
-    bytes: u64,
+    (bytes, resumed_bytes): (u64, u64),
     remark: Option<String>,
     scene: &Scene,
     seen: Option<Observation>,
@@ -320,6 +322,7 @@ fn arrived(
     let info = seen.map(|seen| InstanceInfo { exports: seen.exports, ..InstanceInfo::default() });
     Done {
         bytes: Some(bytes),
+        resumed_bytes: (resumed_bytes > 0).then_some(resumed_bytes),
         remark,
         rows: Box::new(move |draft| {
             if let Some(info) = &info {

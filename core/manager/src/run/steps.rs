@@ -36,6 +36,7 @@ pub(super) type Rows = Box<dyn Fn(&mut Draft) -> Vec<Effect> + Send + Sync>;
 /// A step that ended well.
 pub(super) struct Done {
     pub bytes: Option<u64>,
+    pub resumed_bytes: Option<u64>,
     pub remark: Option<String>,
     pub rows: Rows,
 }
@@ -46,7 +47,7 @@ impl Done {
     }
 
     pub fn with(rows: impl Fn(&mut Draft) -> Vec<Effect> + Send + Sync + 'static) -> Self {
-        Self { bytes: None, remark: None, rows: Box::new(rows) }
+        Self { bytes: None, resumed_bytes: None, remark: None, rows: Box::new(rows) }
     }
 }
 
@@ -387,7 +388,7 @@ impl Run {
             }
             effects
         };
-        Ok(Done { bytes: None, remark, rows: Box::new(rows) })
+        Ok(Done { remark, ..Done::with(rows) })
     }
 
     /// Brings an instance back to what its role says, at the share's epoch.

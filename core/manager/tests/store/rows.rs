@@ -113,6 +113,7 @@ pub(crate) fn operation(n: u64, of: u64, intent: Intent) -> Operation {
         proceed: false,
         error: None,
         bytes: 0,
+        resumed_bytes: 0,
         remarks: Vec::new(),
         created_at: at(n.cast_signed()),
         updated_at: at(n.cast_signed()),

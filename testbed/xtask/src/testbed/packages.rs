@@ -25,7 +25,10 @@ const PACKAGES: &[&str] = &[
     "drbd-utils",
     "ocfs2-tools",
     "util-linux",
+    "mount",
     "procps",
+    // What a benchmark compares with.
+    "sanoid",
     // For the modules.
     "gcc",
     "make",
@@ -53,6 +56,7 @@ const SERVICES: &[(&str, &[&str])] = &[
     ("lvm2", &["lvm2-monitor.service", "lvm2-lvmpolld.socket"]),
     ("drbd-utils", &["drbd.service"]),
     ("ocfs2-tools", &["o2cb.service", "ocfs2.service"]),
+    ("sanoid", &["sanoid.timer", "sanoid.service", "sanoid-prune.service"]),
 ];
 
 /// Installs what is missing when we may, and otherwise says what to type.
