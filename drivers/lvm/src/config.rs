@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use tandem_sdk::{Error, ExportSettings, Result, schemars, settings};
 
+use crate::drbd::settings::Drbd;
 use crate::{Filesystem, names};
 
 /// Settings of a back end of LVM thin volumes.
@@ -43,6 +44,9 @@ pub struct Config {
     /// The program that runs LVM for the driver; `tandem-lvm-worker` beside the driver's library when absent.
     #[serde(default)]
     pub worker: Option<PathBuf>,
+    /// Replication by DRBD; none when absent.
+    #[serde(default)]
+    pub drbd: Option<Drbd>,
     /// The folder for locks and for LVM's settings; one that a boot empties.
     #[serde(default = "default_run")]
     pub run: PathBuf,
@@ -102,6 +106,9 @@ impl Config {
             return Err(Error::invalid(
                 "`warn_percent` must not be above `refuse_percent`, and that not above 100",
             ));
+        }
+        if let Some(drbd) = &self.drbd {
+            drbd.check()?;
         }
         settings::share_mode(&self.share_mode)
     }

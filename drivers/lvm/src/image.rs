@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use tandem_sdk::{InstanceId, Result};
 
 use crate::meta::{self, Meta};
-use crate::names;
 use crate::report::{Report, Volume};
+use crate::{drbd, names};
 
 /// What bears the name of an instance.
 #[derive(Clone, Debug)]
@@ -22,10 +22,30 @@ pub(crate) enum Found {
 pub(crate) struct Image {
     pub(crate) meta: Meta,
     pub(crate) volume: Volume,
+    /// The volume of DRBD's metadata, where it replicates; looked for by who found it.
+    pub(crate) metadata: Option<Volume>,
     /// Its tags as they stand.
     pub(crate) stored: BTreeSet<String>,
     /// The thin pool that it lies in.
     pub(crate) pool: Volume,
+}
+
+impl Image {
+    /// The device that its file system is on.
+    pub(crate) fn node(&self) -> String {
+        match &self.meta.record {
+            Some(record) => format!("/dev/drbd{}", record.minor),
+            None => self.volume.node.clone(),
+        }
+    }
+
+    /// Major and minor number of that device.
+    pub(crate) fn device(&self) -> Option<(u32, u32)> {
+        match &self.meta.record {
+            Some(record) => Some((drbd::MAJOR, record.minor)),
+            None => self.volume.device,
+        }
+    }
 }
 
 /// Finds an instance in a report that holds its thin pool too.
@@ -33,5 +53,6 @@ pub(crate) fn parse(report: &Report, pool: &Volume, id: InstanceId) -> Result<Fo
     let Some(volume) = report.volume(&names::of_instance(id)) else { return Ok(Found::Nothing) };
     let Some(meta) = Meta::read(id, &volume.name, &volume.tags)? else { return Ok(Found::Foreign) };
     let stored = meta::ours(&volume.tags);
-    Ok(Found::Instance(Box::new(Image { meta, volume: volume.clone(), stored, pool: pool.clone() })))
+    let (volume, pool) = (volume.clone(), pool.clone());
+    Ok(Found::Instance(Box::new(Image { meta, volume, metadata: None, stored, pool })))
 }

@@ -8,8 +8,11 @@ use tandem_sdk::contract::{
     Detach, EnsureInstance, InstanceId, InstanceInfo, InstanceSpec, Observation, ObserveInstance, Outcome,
     Pool, ResizeInstance, ResourceKind, UpdateAccess,
 };
-use tandem_sdk::{Attachable, Client, Driver, Error, Exporter, Lock, OpContext, Result, settings};
+use tandem_sdk::{
+    Attachable, Client, Driver, Error, Exporter, Lock, OpContext, Result, Role, Style, settings,
+};
 
+use crate::drbd::record::{Protocol, Record};
 use crate::image::{Found, Image};
 use crate::meta::{Attached, MARK, Meta};
 use crate::report::{LVS, Volume};
@@ -37,6 +40,10 @@ impl Driver for Lvm {
             system: system::write(&config, udev)?,
             udev,
         };
+        if let Some(drbd) = &config.drbd {
+            drbd.require()?;
+            drbd.claim(&config.run, &config.group)?;
+        }
         let inner = Inner { worker: Worker::new(setup), config, share_mode, exporter };
         let pool = inner.config.of_group(&inner.config.thin_pool);
         let words: Vec<&str> = LVS.iter().copied().chain([pool.as_str()]).collect();
@@ -62,7 +69,7 @@ impl Driver for Lvm {
     }
 
     async fn create_instance(&self, cx: &OpContext, call: CreateInstance) -> Result<Outcome<InstanceInfo>> {
-        self.inner.create(cx, &call.spec).await
+        self.inner.create(cx, &call.spec, Role::Active).await
     }
 
     async fn resize_instance(&self, cx: &OpContext, call: ResizeInstance) -> Result<Outcome<InstanceInfo>> {
@@ -87,7 +94,7 @@ impl Driver for Lvm {
         let changed = before != (image.meta.read_only, image.meta.clients.clone());
         self.inner.save(cx, image).await?;
         // Only what is served already: after a boot the epoch is to be confirmed first.
-        let reachable = self.inner.mounted(image).is_some();
+        let reachable = image.meta.role == Role::Active && self.inner.mounted(image).is_some();
         let served = if reachable { self.inner.serve(cx, image).await? } else { false };
         Ok(outcome(changed || served || rose, report))
     }
@@ -110,6 +117,12 @@ impl Attachable for Lvm {
         image.meta.see(call.epoch)?;
         if !image.meta.made {
             return Err(Error::conflict(format!("instance {} is not whole; make it again", call.instance)));
+        }
+        if image.meta.role != Role::Active {
+            return Err(Error::conflict(format!(
+                "instance {} is no active one, and DRBD shows its content on the active side only; attach that one",
+                call.instance
+            )));
         }
         let wanted = if call.read_only { Attached::ReadOnly } else { Attached::ReadWrite };
         let was = image.meta.attached;
@@ -155,30 +168,31 @@ pub(crate) fn outcome<T>(changed: bool, value: T) -> Outcome<T> {
     if changed { Outcome::Changed(value) } else { Outcome::Unchanged(value) }
 }
 
-/// The file system that a spec asks for.
-fn filesystem(spec: &InstanceSpec, usual: Filesystem) -> Result<Filesystem> {
-    let mut found = usual;
+/// What the extra specs of a share type ask for.
+fn options(spec: &InstanceSpec, usual: Filesystem) -> Result<(Filesystem, Protocol)> {
+    let (mut filesystem, mut protocol) = (usual, Protocol::default());
     for (key, value) in &spec.options {
-        let named = value.as_str().and_then(Filesystem::named);
-        match (key.as_str(), named) {
-            ("filesystem", Some(named)) => found = named,
-            ("filesystem", None) => {
-                return Err(Error::invalid(format!(
-                    "the extra spec `lvm:filesystem` is {value}; it is `ext4` or `xfs`"
-                )));
+        let is = |what: &str| Error::invalid(format!("the extra spec `lvm:{key}` is {value}; it is {what}"));
+        let text = value.as_str();
+        match key.as_str() {
+            "filesystem" => {
+                filesystem = text.and_then(Filesystem::named).ok_or_else(|| is("`ext4` or `xfs`"))?;
+            }
+            "protocol" => {
+                protocol = text.and_then(Protocol::named).ok_or_else(|| is("`C` or `A`"))?;
             }
             _ => {
                 return Err(Error::invalid(format!(
-                    "the extra spec `lvm:{key}` = {value} is unknown; there is `lvm:filesystem`"
+                    "the extra spec `lvm:{key}` = {value} is unknown; there are `lvm:filesystem` and `lvm:protocol`"
                 )));
             }
         }
     }
-    Ok(found)
+    Ok((filesystem, protocol))
 }
 
 impl Inner {
-    fn check(&self, spec: &InstanceSpec) -> Result<Filesystem> {
+    fn check(&self, spec: &InstanceSpec) -> Result<(Filesystem, Protocol)> {
         if spec.kind != ResourceKind::Share {
             return Err(Error::unsupported("the LVM driver keeps shares only"));
         }
@@ -195,20 +209,35 @@ impl Inner {
                 self.config.pool()
             )));
         }
-        if spec.replication.is_some() {
-            return Err(Error::unsupported(
-                "the LVM driver does not replicate yet; use a share type without `replication_type`, or another back end",
-            ));
+        if let Some(replication) = &spec.replication {
+            self.drbd()?.require()?;
+            if replication.style != Style::Dr {
+                return Err(Error::unsupported(format!(
+                    "the LVM driver replicates in the style `dr`, not `{}`",
+                    replication.style.as_str()
+                )));
+            }
+            if replication.instances > 2 {
+                return Err(Error::unsupported(format!(
+                    "DRBD 8.4 joins two instances of a share, not {}",
+                    replication.instances
+                )));
+            }
         }
-        let filesystem = filesystem(spec, self.config.filesystem)?;
+        let (filesystem, protocol) = options(spec, self.config.filesystem)?;
         check_size(spec.size_bytes, filesystem)?;
         filesystem.require_tools()?;
-        Ok(filesystem)
+        Ok((filesystem, protocol))
     }
 
-    async fn create(&self, cx: &OpContext, spec: &InstanceSpec) -> Result<Outcome<InstanceInfo>> {
-        let filesystem = self.check(spec)?;
-        let (id, meta) = (spec.instance, Meta::new(spec, filesystem));
+    pub(crate) async fn create(
+        &self,
+        cx: &OpContext,
+        spec: &InstanceSpec,
+        role: Role,
+    ) -> Result<Outcome<InstanceInfo>> {
+        let (filesystem, protocol) = self.check(spec)?;
+        let (id, mut meta) = (spec.instance, Meta { role, ..Meta::new(spec, filesystem) });
         let lock = Lock::at(&self.config.run, id)?;
         match self.look(cx, id).await? {
             Found::Foreign => {
@@ -218,16 +247,34 @@ impl Inner {
                 )));
             }
             Found::Instance(mut image) => {
-                if let Some(done) = self.again(cx, &mut image, &meta).await? {
+                let other = image.meta.record.is_some() != spec.replication.is_some()
+                    || image.meta.record.as_ref().is_some_and(|record| record.protocol != protocol);
+                if let Some(done) = self.again(cx, &mut image, &meta, other).await? {
                     return Ok(done);
                 }
             }
             Found::Nothing => {}
         }
         let pool = self.ready_pool(cx).await?;
-        self.make(cx, &pool, &meta).await?;
+        if let Some(replication) = &spec.replication {
+            let _numbers = self.lock_numbers(cx).await?;
+            let (minor, port) = self.free_numbers(cx, self.drbd()?).await?;
+            let (style, peer, last) = (replication.style, None, false);
+            meta.record = Some(Record { style, protocol, minor, port, peer, last });
+            self.make(cx, &pool, &meta).await?;
+            self.make_metadata(cx, id).await?;
+        } else {
+            self.make(cx, &pool, &meta).await?;
+        }
         let mut image = self.existing(cx, id).await?;
-        self.fill(cx, &mut image).await?;
+        self.lay(cx, &mut image).await?;
+        if role == Role::Secondary {
+            image.meta.made = true;
+            self.save(cx, &mut image).await?;
+            self.serve(cx, &mut image).await?;
+        } else {
+            self.fill(cx, &mut image).await?;
+        }
         drop(lock);
         Ok(Outcome::Changed(self.info(&image)))
     }
@@ -238,12 +285,13 @@ impl Inner {
         cx: &OpContext,
         image: &mut Image,
         meta: &Meta,
+        other: bool,
     ) -> Result<Option<Outcome<InstanceInfo>>> {
         if meta.epoch < image.meta.epoch {
             return Err(Error::stale_epoch(meta.epoch, image.meta.epoch));
         }
         // Its own removal by an earlier one of these calls may have been cut.
-        if image.meta.birth != meta.birth || (image.meta.deleting && image.meta.made) {
+        if other || image.meta.birth != meta.birth || (image.meta.deleting && image.meta.made) {
             return Err(Error::conflict(format!(
                 "instance {} exists already, and is not what this call would make; delete it or use another id",
                 meta.birth.instance
@@ -275,7 +323,7 @@ impl Inner {
     /// Gives a new instance its file system, and serves it.
     async fn fill(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
         self.activate(cx, image).await?;
-        image.meta.birth.filesystem.make(cx, &image.volume.node).await?;
+        image.meta.birth.filesystem.make(cx, &image.node()).await?;
         self.mount(cx, image, false).await?;
         // Nobody finds it before its root is as it should be, and on the disks.
         let (path, mode) = (self.path(image.meta.birth.instance), self.share_mode);
@@ -328,7 +376,7 @@ impl Inner {
     }
 
     /// Removes an instance and every trace of it.
-    async fn delete(&self, cx: &OpContext, id: InstanceId) -> Result<Outcome<()>> {
+    pub(crate) async fn delete(&self, cx: &OpContext, id: InstanceId) -> Result<Outcome<()>> {
         let Some(mut locked) = self.lock(cx, id).await? else {
             let (path, exporter) = (self.path(id), self.exporter.clone());
             // A killed deletion may have left its export or its folder.
@@ -351,8 +399,12 @@ impl Inner {
         self.wake(cx, image).await?;
         self.exporter.close(cx, &id.to_string(), &self.path(id)).await?;
         self.unmount(cx, image).await?;
+        self.stack_down(cx, image).await?;
         // By name and mark: should it have become somebody else's meanwhile, it stays.
         let marked = format!("lv_tags={MARK}");
+        if image.metadata.is_some() {
+            self.worker.run(cx, &["lvremove", "-y", "-S", &marked, &self.metadata_of(id)]).await?;
+        }
         self.worker.run(cx, &["lvremove", "-y", "-S", &marked, &self.of(id)]).await?;
         match self.look(cx, id).await? {
             Found::Instance(_) => Err(store::still_there(id)),
@@ -389,12 +441,13 @@ mod tests {
 
     #[test]
     fn extra_specs_name_the_file_system() {
-        let of = |json| filesystem(&spec(json), Filesystem::Ext4);
+        let of = |json| options(&spec(json), Filesystem::Ext4).map(|(filesystem, _)| filesystem);
         assert_eq!(of(serde_json::json!({})).unwrap(), Filesystem::Ext4);
         assert_eq!(of(serde_json::json!({"filesystem": "xfs"})).unwrap(), Filesystem::Xfs);
         for wrong in [
             serde_json::json!({"filesystem": "btrfs"}),
             serde_json::json!({"filesystem": 4}),
+            serde_json::json!({"protocol": "B"}),
             serde_json::json!({"chunk": "64k"}),
         ] {
             assert_eq!(of(wrong.clone()).unwrap_err().kind, ErrorKind::InvalidArgument, "{wrong}");

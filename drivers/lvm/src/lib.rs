@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! GROUP/POOL                  the settings `group` and `thin_pool`; both must be there
+//! GROUP/tandem-<instance>.drbd    DRBD's metadata for it, where it replicates (module `drbd`)
 //! GROUP/tandem-<instance>     a share; bears the tags tandem:1, tandem:role=…, tandem:epoch=… and the rest
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! of its own that let it see the devices of the group and no others.
 
 mod config;
+mod drbd;
 mod error;
 mod filesystem;
 mod holders;
@@ -34,6 +36,7 @@ use std::sync::Arc;
 use tandem_sdk::Exporter;
 
 pub use crate::config::Config;
+pub use crate::drbd::settings::Drbd;
 pub use crate::filesystem::Filesystem;
 
 /// A back end of LVM thin volumes.
@@ -50,4 +53,4 @@ pub(crate) struct Inner {
     pub(crate) worker: worker::Worker,
 }
 
-tandem_sdk::export_driver!(Lvm: Attachable);
+tandem_sdk::export_driver!(Lvm: Attachable, Replication, Reachable, StorageReplicated);

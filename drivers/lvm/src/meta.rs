@@ -7,6 +7,7 @@
 //! tandem:made=yes                its file system is whole
 //! tandem:growing=no              its file system is smaller than its volume
 //! tandem:readonly=no  tandem:attached=no  tandem:deleting=no
+//! tandem:drbd=… tandem:peer=…    where it replicates: see `drbd/record.rs`
 //! tandem:rules0=rw!192.0.2.1&ro!198.51.100.0/24
 //! ```
 
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tandem_sdk::{Client, Epoch, Error, InstanceId, InstanceSpec, ResourceId, Result, Retry, Role};
 
 use crate::Filesystem;
+use crate::drbd::record::Record;
 
 /// The mark of a volume of Tandem's, with the version of this layout.
 pub(crate) const MARK: &str = "tandem:1";
@@ -53,6 +55,8 @@ pub(crate) struct Meta {
     pub(crate) deleting: bool,
     /// Who may reach it.
     pub(crate) clients: Vec<Client>,
+    /// How it replicates, where it does.
+    pub(crate) record: Option<Record>,
 }
 
 /// How an instance is attached.
@@ -78,23 +82,31 @@ const fn yes(on: bool) -> &'static str {
 impl Meta {
     /// Of a new active instance.
     pub(crate) fn new(spec: &InstanceSpec, filesystem: Filesystem) -> Self {
+        let (instance, resource, size_bytes) = (spec.instance, spec.resource, spec.size_bytes);
+        let birth = Birth { instance, resource, size_bytes, filesystem };
+        Self { epoch: spec.epoch, ..Self::blank(birth) }
+    }
+
+    /// Of one of which nothing more is known.
+    pub(crate) const fn blank(birth: Birth) -> Self {
         Self {
-            birth: Birth {
-                instance: spec.instance,
-                resource: spec.resource,
-                size_bytes: spec.size_bytes,
-                filesystem,
-            },
+            birth,
             role: Role::Active,
-            epoch: spec.epoch,
-            size_bytes: spec.size_bytes,
+            epoch: Epoch(0),
+            size_bytes: birth.size_bytes,
             made: false,
             growing: false,
             read_only: false,
             attached: None,
             deleting: false,
             clients: Vec::new(),
+            record: None,
         }
+    }
+
+    /// Whether it replicates with somebody now.
+    pub(crate) fn record_has_peer(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.peer.is_some())
     }
 
     /// Whether users may reach it.
@@ -134,6 +146,8 @@ impl Meta {
         let attached = self.attached.map_or("no", Attached::as_str);
         let role = match self.role {
             Role::Active => "active",
+            Role::Secondary => "secondary",
+            Role::Fenced => "fenced",
             _ => "unknown",
         };
         let mut tags: BTreeSet<String> = [
@@ -150,6 +164,7 @@ impl Meta {
             ("deleting", yes(self.deleting).to_owned()),
         ]
         .into_iter()
+        .chain(self.record.iter().flat_map(Record::tags))
         .map(|(name, value)| format!("{PREFIX}{name}={value}"))
         .chain([MARK.to_owned()])
         .collect();
@@ -211,6 +226,8 @@ impl Meta {
         let resource = get("resource")?;
         let role = match get("role")? {
             "active" => Role::Active,
+            "secondary" => Role::Secondary,
+            "fenced" => Role::Fenced,
             other => return Err(damaged("role", other)),
         };
         let attached = match get("attached")? {
@@ -243,6 +260,8 @@ impl Meta {
             attached,
             deleting: flag("deleting")?,
             clients,
+            record: Record::read(|name| ours.get(name).copied())
+                .map_err(|name| damaged(name, ours.get(name).copied().unwrap_or("missing")))?,
         }))
     }
 }
@@ -271,19 +290,43 @@ mod tests {
         let attached = prop::sample::select(vec![None, Some(Attached::ReadOnly), Some(Attached::ReadWrite)]);
         let filesystem = prop::sample::select(vec![Filesystem::Ext4, Filesystem::Xfs]);
         let clients = prop::collection::vec(client, 0..300);
-        (any::<[u128; 2]>(), any::<[u64; 3]>(), any::<[bool; 4]>(), attached, filesystem, clients).prop_map(
-            |([instance, resource], [asked, size_bytes, epoch], flags, attached, filesystem, clients)| {
-                let [made, growing, read_only, deleting] = flags;
-                let birth = Birth {
-                    instance: InstanceId(Uuid::from_u128(instance)),
-                    resource: ResourceId(Uuid::from_u128(resource)),
-                    size_bytes: asked,
+        let role = prop::sample::select(vec![Role::Active, Role::Secondary, Role::Fenced]);
+        let record = (role, prop::option::of(crate::drbd::record::tests::record()));
+        (any::<[u128; 2]>(), any::<[u64; 3]>(), any::<[bool; 4]>(), attached, filesystem, clients, record)
+            .prop_map(
+                |(
+                    [instance, resource],
+                    [asked, size_bytes, epoch],
+                    flags,
+                    attached,
                     filesystem,
-                };
-                let (role, epoch) = (Role::Active, Epoch(epoch));
-                Meta { birth, role, epoch, size_bytes, made, growing, read_only, attached, deleting, clients }
-            },
-        )
+                    clients,
+                    record,
+                )| {
+                    let (role, record) = record;
+                    let [made, growing, read_only, deleting] = flags;
+                    let birth = Birth {
+                        instance: InstanceId(Uuid::from_u128(instance)),
+                        resource: ResourceId(Uuid::from_u128(resource)),
+                        size_bytes: asked,
+                        filesystem,
+                    };
+                    let epoch = Epoch(epoch);
+                    Meta {
+                        birth,
+                        role,
+                        epoch,
+                        size_bytes,
+                        made,
+                        growing,
+                        read_only,
+                        attached,
+                        deleting,
+                        clients,
+                        record,
+                    }
+                },
+            )
     }
 
     proptest! {

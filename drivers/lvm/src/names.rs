@@ -26,6 +26,11 @@ pub(crate) fn of_instance(id: InstanceId) -> String {
     format!("{PREFIX}{id}")
 }
 
+/// The volume of DRBD's metadata for an instance.
+pub(crate) fn metadata_of(id: InstanceId) -> String {
+    format!("{PREFIX}{id}.drbd")
+}
+
 /// The instance that a volume is by its name.
 pub(crate) fn instance_of(name: &str) -> Option<InstanceId> {
     let text = name.strip_prefix(PREFIX)?;
@@ -61,6 +66,7 @@ mod tests {
             let id = InstanceId(uuid::Uuid::from_u128(bits));
             prop_assert!(is_name(&of_instance(id)));
             prop_assert_eq!(instance_of(&of_instance(id)), Some(id));
+            prop_assert!(is_name(&metadata_of(id)) && instance_of(&metadata_of(id)).is_none());
         }
 
         #[test]

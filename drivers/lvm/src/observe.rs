@@ -3,15 +3,19 @@
 use std::path::Path;
 
 use serde_json::json;
-use tandem_sdk::contract::{AttachKind, Capabilities, Health, InstanceId, Observation, Pool, ResourceKind};
+use tandem_sdk::contract::{
+    AttachKind, Capabilities, Health, InstanceId, Observation, Pool, ReplicationCapability, ResourceKind,
+    Style, Transport,
+};
 use tandem_sdk::{OpContext, Result};
 
+use crate::drbd::PROTOCOL;
 use crate::image::{Found, Image};
 use crate::meta::Meta;
 use crate::report::{State, Volume};
 use crate::{Filesystem, Inner, mount, names};
 
-/// What a pool can do. Replication by DRBD is absent until it is there.
+/// What a pool can do. It replicates where the settings say by what.
 pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
     let filesystems: Vec<&str> = [Filesystem::Ext4, Filesystem::Xfs]
         .into_iter()
@@ -26,6 +30,14 @@ pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
         extend: true,
         shrink: false,
         thin: true,
+        replication: inner.config.drbd.as_ref().map(|_| ReplicationCapability {
+            styles: vec![Style::Dr],
+            transport: Transport::Storage { protocols: vec![PROTOCOL.to_owned()] },
+            domain: None,
+            max_instances: Some(2),
+            quiesce: false,
+            lag_bytes: true,
+        }),
         attach: Some(AttachKind::Tree),
         extra: [("filesystems".to_owned(), json!(filesystems))].into_iter().collect(),
         ..Capabilities::default()
@@ -117,6 +129,10 @@ impl Inner {
         } else {
             (None, true)
         };
+        let health = match self.health(&image, answers) {
+            Health::Ok => self.stack_health(cx, &image).await?,
+            worse => worse,
+        };
         Ok(Some(Observation {
             resource: meta.birth.resource,
             role: meta.role,
@@ -128,11 +144,11 @@ impl Inner {
             quiesced: false,
             points: Vec::new(),
             resume: None,
-            health: self.health(&image, answers),
+            health,
         }))
     }
 
-    fn health(&self, image: &Image, answers: bool) -> Health {
+    pub(crate) fn health(&self, image: &Image, answers: bool) -> Health {
         let (meta, id) = (&image.meta, image.meta.birth.instance);
         if meta.deleting {
             return Health::Failed { reason: "its deletion was interrupted; delete it again".to_owned() };

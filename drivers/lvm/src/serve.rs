@@ -2,7 +2,7 @@
 //!
 //! What takes something away goes first: the export, then the mount, then the volume. What gives goes in the other order.
 
-use tandem_sdk::{Error, ExportLocation, InstanceInfo, OpContext, Result};
+use tandem_sdk::{Error, ExportLocation, InstanceInfo, OpContext, Result, Role};
 
 use crate::image::Image;
 use crate::mount::Mounted;
@@ -13,7 +13,7 @@ impl Inner {
     /// The instance's own mount, where it is mounted.
     pub(crate) fn mounted(&self, image: &Image) -> Option<Mounted> {
         let there = mount::mounted(&self.path(image.meta.birth.instance))?;
-        (Some(there.device) == image.volume.device).then_some(there)
+        (Some(there.device) == image.device()).then_some(there)
     }
 
     /// [`mounted`](Self::mounted), asked whether it works: a file system that answers nothing any more has stopped.
@@ -56,9 +56,18 @@ impl Inner {
         } else if !image.meta.is_writable() && self.exporter.is_open(&export) {
             changed |= self.exporter.open(cx, &export, &path, &image.meta.clients_now()).await?;
         }
+        if image.meta.made && !image.meta.deleting && image.meta.role == Role::Secondary {
+            // Nobody sees it, and it follows.
+            changed |= self.exporter.close(cx, &export, &path).await?;
+            changed |= self.unmount(cx, image).await?;
+            return Ok(self.serve_stack(cx, image).await? || changed);
+        }
         let wanted = served || (image.meta.attached.is_some() && image.meta.made && !image.meta.deleting);
         if !wanted {
             return Ok(self.take_away(cx, image).await? || changed);
+        }
+        if image.meta.record.is_some() {
+            changed |= self.serve_stack(cx, image).await?;
         }
         match there.filter(|there| !there.stopped) {
             None => {
@@ -91,6 +100,8 @@ impl Inner {
         self.wake(cx, image).await?;
         let mut changed = self.exporter.close(cx, &id.to_string(), &self.path(id)).await?;
         changed |= self.unmount(cx, image).await?;
+        changed |= self.stack_down(cx, image).await?;
+        changed |= self.idle_metadata(cx, image).await?;
         if image.volume.state != State::Inactive {
             self.worker.run(cx, &["lvchange", "-y", "-an", &self.of(id)]).await?;
             (image.volume.state, image.volume.device) = (State::Inactive, None);
@@ -120,8 +131,16 @@ impl Inner {
         self.refresh(cx, image).await
     }
 
-    /// Activates the volume, so that it has a node that is its own.
+    /// Activates the volume and what lies over it, so that the file system has a node.
     pub(crate) async fn activate(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
+        match image.meta.record {
+            Some(_) => self.serve_stack(cx, image).await.map(drop),
+            None => self.activate_volume(cx, image).await,
+        }
+    }
+
+    /// Activates the volume, so that it has a node that is its own.
+    pub(crate) async fn activate_volume(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
         self.wake(cx, image).await?;
         if mount::is_node_of(&image.volume.node, image.volume.device) && image.volume.state == State::Active {
             return Ok(());
@@ -151,7 +170,7 @@ impl Inner {
     /// Mounts the volume, which is not mounted.
     pub(crate) async fn mount(&self, cx: &OpContext, image: &mut Image, read_only: bool) -> Result<()> {
         self.activate(cx, image).await?;
-        let (node, filesystem) = (image.volume.node.clone(), image.meta.birth.filesystem);
+        let (node, filesystem) = (image.node(), image.meta.birth.filesystem);
         // One that was made this moment is in order.
         if image.meta.made {
             filesystem.repair(cx, &node).await?;
@@ -176,10 +195,17 @@ impl Inner {
             let size = format!("{}b", image.volume.rounded(image.meta.size_bytes));
             self.worker.run(cx, &["lvextend", "-y", "-L", &size, &self.of(id)]).await?;
         }
+        if image.meta.role == Role::Secondary {
+            // The active side makes DRBD and the file system use it.
+            image.meta.growing = false;
+            self.save(cx, image).await?;
+            return self.refresh(cx, image).await;
+        }
         if self.mounted(image).is_none_or(|there| there.read_only) {
             return Ok(());
         }
-        image.meta.birth.filesystem.grow(cx, &image.volume.node, &self.path(id)).await?;
+        self.grow_stack(cx, image).await?;
+        image.meta.birth.filesystem.grow(cx, &image.node(), &self.path(id)).await?;
         image.meta.growing = false;
         self.save(cx, image).await?;
         self.refresh(cx, image).await

@@ -116,7 +116,16 @@ impl Inner {
         let (volume, pool) = (self.of(id), self.config.of_group(&self.config.thin_pool));
         let words: Vec<&str> = LVS.iter().copied().chain([pool.as_str(), volume.as_str()]).collect();
         let report = self.worker.report(cx, &words).await?;
-        image::parse(&report, self.pool_of(&report)?, id)
+        let mut found = image::parse(&report, self.pool_of(&report)?, id)?;
+        if let Found::Instance(image) = &mut found
+            && image.meta.record.is_some()
+        {
+            let volume = self.metadata_of(id);
+            let words: Vec<&str> = LVS.iter().copied().chain([volume.as_str()]).collect();
+            let report = self.worker.report(cx, &words).await?;
+            image.metadata = report.volume(&names::metadata_of(id)).cloned();
+        }
+        Ok(found)
     }
 
     /// Everything in the group.

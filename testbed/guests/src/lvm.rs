@@ -1,4 +1,4 @@
-//! LVM in a guest: without udev, and looking at nothing but the guest's own disks.
+//! LVM and DRBD in a guest: without udev, and looking at nothing but the guest's own disks.
 
 use crate::Result;
 use crate::host::{Command, Host};
@@ -17,7 +17,9 @@ pub fn load(host: &dyn Host) -> Result<()> {
     for module in ["dm-thin-pool", "dm-snapshot"] {
         host.run(&["modprobe", module])?;
     }
-    host.run(&["mkdir", "-p", SYSTEM])?;
+    // Else the kernel calls `drbdadm`, which knows no resource that was not made from its files.
+    host.run(&["modprobe", "drbd", "usermode_helper=disabled"])?;
+    host.run(&["mkdir", "-p", SYSTEM, "/run/lock", "/var/lib/drbd"])?;
     let tee = host.spawn(&Command::new(&["tee", &format!("{SYSTEM}/lvm.conf")]).input())?;
     tee.input(SETTINGS.as_bytes())?;
     tee.input(b"")?;

@@ -2,7 +2,8 @@
 //!
 //! `drivers/NAME/conformance/CASE.toml` holds settings of a back end, `CASE.peer.toml` those of a second one for the
 //! other side of replication. `{folder}` stands for a fresh folder. Settings whose first line is `# guest: zfs` are for a
-//! guest of that kind, where the suite then runs (`cargo xtask testbed run zfs` shows what is there). A driver without such a file fails: nothing run is
+//! guest of that kind, where the suite then runs (`cargo xtask testbed run zfs` shows what is there); with `, long` after
+//! the kind, only `cargo xtask testbed --long conformance` runs it. A driver without such a file fails: nothing run is
 //! nothing proven.
 
 use crate::{
@@ -22,10 +23,14 @@ pub(crate) struct Case {
     settings: PathBuf,
     /// The kind of guest it needs, if it needs one.
     pub(crate) guest: Option<String>,
+    /// Too long for every change.
+    pub(crate) long: bool,
 }
 
 /// The first line of settings for a guest; its kind follows.
 const GUEST: &str = "# guest: ";
+/// What follows the kind where the suite takes too long for every change.
+const LONG: &str = ", long";
 
 /// All sets of settings of all drivers.
 pub(crate) fn cases(workspace: &Workspace) -> Result<Vec<Case>> {
@@ -43,8 +48,9 @@ pub(crate) fn cases(workspace: &Workspace) -> Result<Vec<Case>> {
     for case in &mut cases {
         let text = std::fs::read_to_string(&case.settings)
             .map_err(|error| format!("reading {}: {error}.", case.settings.display()))?;
-        case.guest =
-            text.lines().next().and_then(|line| line.strip_prefix(GUEST)).map(|kind| kind.trim().into());
+        let kind = text.lines().next().and_then(|line| line.strip_prefix(GUEST)).map(str::trim);
+        case.long = kind.is_some_and(|kind| kind.ends_with(LONG));
+        case.guest = kind.map(|kind| kind.trim_end_matches(LONG).into());
     }
     Ok(cases)
 }
@@ -66,6 +72,7 @@ fn of(workspace: &Workspace, driver: &Package) -> Result<Vec<Case>> {
         library: workspace.artifacts(false).join(&library),
         settings,
         guest: None,
+        long: false,
     };
     Ok(files.into_iter().map(case).collect())
 }

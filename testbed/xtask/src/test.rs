@@ -147,12 +147,13 @@ fn boots(suite: &Suite) -> bool {
 }
 
 /// The kind of guest that a suite itself runs in: tests of a driver on storage that only a guest has, in a file
-/// `guest_KIND`. Elsewhere they pass themselves by.
+/// `guest_KIND`, or `guest_KIND_MORE`. Elsewhere they pass themselves by.
 fn lives_in(suite: &Suite) -> Option<&str> {
-    suite
+    let name = suite
         .name
         .strip_prefix("guest_")
-        .filter(|_| suite.integration && suite.package.starts_with("tandem-driver-"))
+        .filter(|_| suite.integration && suite.package.starts_with("tandem-driver-"))?;
+    name.split('_').next()
 }
 
 /// What needs a kernel of its own: the guests themselves, drivers of kernel storage, whole servers on it.
@@ -180,7 +181,7 @@ fn in_guests(
         report.step(&format!("guests: {}", suite.name), || all([suite], &environment, total));
     }
     for (suite, kind) in suites.iter().filter_map(|suite| Some((suite, lives_in(suite)?))) {
-        report.step(&format!("guests: {} on {kind}", suite.package), || {
+        report.step(&format!("guests: {}, {}", suite.package, suite.name), || {
             let run = Run::new("timeout").args(["--foreground", "--kill-after=10", "900"]);
             let run =
                 run.args([workspace.artifacts(false).join("tandem-guest")]).args(["run", kind, "--share"]);
@@ -189,7 +190,8 @@ fn in_guests(
             some(add(total, counts), &counts)
         });
     }
-    for case in cases.iter().filter(|case| case.guest.is_some() && named(CONFORMANCE)) {
+    let now = |case: &&conformance::Case| case.guest.is_some() && (long.is_some() || !case.long);
+    for case in cases.iter().filter(now).filter(|_| named(CONFORMANCE)) {
         report.step(&format!("guests: conformance: {}", case.name), || {
             let counts = case.run(workspace)?;
             some(add(total, counts), &counts)

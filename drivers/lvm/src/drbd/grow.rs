@@ -1,0 +1,49 @@
+//! Growth, of the layer between volume and file system.
+
+use tandem_sdk::{Error, OpContext, Result};
+
+use super::peers::record_of;
+use super::status::Status;
+use super::{stack, tools};
+use crate::Inner;
+use crate::image::Image;
+
+/// How often, and how far apart, it is looked whether both sides have agreed on a size.
+const TRIES: u32 = 100;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+impl Inner {
+    /// Lets DRBD use what its volume has grown by, on both sides: the other one has grown before. What is new was never
+    /// written to, reads as zeros here and there, and is not carried.
+    pub(crate) async fn grow_stack(&self, cx: &OpContext, image: &Image) -> Result<()> {
+        if image.meta.record.is_none() {
+            return Ok(());
+        }
+        let (id, record) = (image.meta.birth.instance, record_of(image)?);
+        let wanted = stack::sectors(image.meta.size_bytes);
+        let is_large = |status: &Status| status.size_kib.saturating_mul(2) >= wanted;
+        let status = self.status(cx, id).await?.unwrap_or_default();
+        if is_large(&status) {
+            return Ok(());
+        }
+        if record.peer.is_some() && !status.is_connected() {
+            return Err(Error::unavailable(format!(
+                "instance {id} grows once its peer is connected again: both sides need to be of one size"
+            )));
+        }
+        let (minor, size) = (record.minor.to_string(), format!("--size={wanted}s"));
+        // Alone the kernel marks what is new as changed, and finds zeros when it comes to carry them.
+        let how = if record.peer.is_none() { "--assume-peer-has-space" } else { "--assume-clean" };
+        tools::setup(cx, &["resize", &minor, &size, how]).await?;
+        for _ in 0..TRIES {
+            if self.status(cx, id).await?.as_ref().is_some_and(is_large) {
+                return Ok(());
+            }
+            cx.sleep(PAUSE).await?;
+        }
+        Err(Error::unavailable(format!(
+            "instance {id} has not grown: its peer is smaller than {} bytes still; resize it again",
+            image.meta.size_bytes
+        )))
+    }
+}

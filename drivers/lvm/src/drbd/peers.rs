@@ -1,0 +1,176 @@
+//! Peers: told to each other, parted, told which side to keep.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use tandem_sdk::contract::{ConnectPeers, DisconnectPeers, Endpoint, Outcome};
+use tandem_sdk::{Error, InstanceId, OpContext, Result, Role};
+
+use super::generation::{Generation, born};
+use super::record::{Peer, Record};
+use super::{PROTOCOL, status::Status};
+use crate::Inner;
+use crate::image::Image;
+use crate::instance::outcome;
+
+/// What a side tells its peer.
+#[derive(Debug, Serialize, Deserialize)]
+struct Address {
+    at: SocketAddr,
+    /// What the newest data here builds on, hexadecimal; absent where nobody can tell now.
+    #[serde(default)]
+    base: Option<String>,
+}
+
+impl Inner {
+    /// This side's address.
+    pub(crate) async fn address(&self, cx: &OpContext, id: InstanceId) -> Result<Endpoint> {
+        let image = self.existing(cx, id).await?;
+        let record = record_of(&image)?;
+        let at = SocketAddr::new(self.drbd()?.address, record.port);
+        let base = self.generation_now(cx, &image).await?.map(|g| format!("{:016X}", g.base));
+        let data = serde_json::to_value(Address { at, base })
+            .map_err(|e| Error::bug(format!("an address does not encode: {e}")))?;
+        Ok(Endpoint { instance: id, protocol: PROTOCOL.to_owned(), data })
+    }
+
+    /// The generation of its disk, while that is attached.
+    pub(crate) async fn generation_now(&self, cx: &OpContext, image: &Image) -> Result<Option<Generation>> {
+        let status = self.status(cx, image.meta.birth.instance).await?;
+        Ok(match status.filter(Status::is_attached).and_then(|status| status.minor) {
+            Some(minor) => self.generation(cx, minor).await,
+            None => None,
+        })
+    }
+
+    pub(crate) async fn connect_peer(&self, cx: &OpContext, call: ConnectPeers) -> Result<Outcome<()>> {
+        let id = call.instance;
+        let (peer, base) = peer_of(&call)?;
+        let mut locked = self.lock_existing(cx, id).await?;
+        let image = &mut locked.image;
+        let mut record = record_of(image)?;
+        let rose = image.meta.see(call.epoch)?;
+        if image.meta.role == Role::Fenced {
+            return Err(Error::conflict(format!(
+                "instance {id} is fenced and follows nobody until it is demoted to a secondary"
+            )));
+        }
+        match record.peer {
+            Some(there) if there.instance != peer.instance => {
+                return Err(Error::conflict(format!(
+                    "instance {id} replicates with {} already, and DRBD 8.4 joins two instances, not three; delete one \
+                     replica first",
+                    there.instance
+                )));
+            }
+            Some(there) if there.leads != peer.leads => {
+                return Err(Error::conflict(format!(
+                    "instance {id} is connected to {} the other way round; disconnect them first",
+                    peer.instance
+                )));
+            }
+            _ => {}
+        }
+        let moved = record.peer.filter(|there| there.at != peer.at);
+        if let Some(there) = moved {
+            self.cut(cx, &record, &there).await?;
+        }
+        let known = record.peer == Some(peer);
+        if !known {
+            record.peer = Some(peer);
+            // Whoever follows is no longer where the newest data is.
+            record.last &= peer.leads;
+            image.meta.record = Some(record.clone());
+        }
+        self.save(cx, image).await?;
+        let up = self.serve_stack(cx, image).await?;
+        let changed = self.join(cx, image, &peer, base).await?;
+        Ok(outcome(rose || up || changed || !known, ()))
+    }
+
+    /// Connects what is not connected; the side that follows gives up what it has of its own, since it was told to.
+    async fn join(&self, cx: &OpContext, image: &mut Image, peer: &Peer, base: Option<u64>) -> Result<bool> {
+        let (id, resource) = (image.meta.birth.instance, image.meta.birth.resource);
+        let own = self.generation_now(cx, image).await?;
+        let blank = own.is_some_and(|own| own.is_blank(resource));
+        let discard = own.is_some_and(Generation::has_own) && !peer.leads;
+        // What a new replica lacks is all that was ever written while the active one knows just that.
+        let alike = base == Some(born(resource));
+        let connected = self.status(cx, id).await?.is_some_and(|status| status.is_connected());
+        if blank
+            && !peer.leads
+            && !alike
+            && !connected
+            && own.is_some_and(|own| own.current == born(resource))
+        {
+            self.lay_for_full_sync(cx, image).await?;
+            tracing::info!(instance = %id, "The whole share is to be carried: the active one has had another peer.");
+            return self.stack_up(cx, image).await;
+        }
+        let status = self.status(cx, id).await?;
+        if status.as_ref().is_none_or(Status::stands_alone) {
+            let record = record_of(image)?;
+            self.connect(cx, image, &record, peer, discard).await?;
+            if discard {
+                tracing::warn!(instance = %id, peer = %peer.instance, "Gives up what was written here and not there.");
+            } else if blank && alike {
+                tracing::info!(instance = %id, "Only what was ever written to the share is carried.");
+            }
+            return Ok(true);
+        }
+        if discard && !connected {
+            // It tries to connect, and would refuse; or is about to.
+            let record = record_of(image)?;
+            self.cut(cx, &record, peer).await?;
+            self.connect(cx, image, &record, peer, true).await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    pub(crate) async fn disconnect_peer(&self, cx: &OpContext, call: DisconnectPeers) -> Result<Outcome<()>> {
+        let mut locked = self.lock_existing(cx, call.instance).await?;
+        let image = &mut locked.image;
+        let mut record = record_of(image)?;
+        let Some(peer) = record.peer.filter(|peer| peer.instance == call.peer) else {
+            return Ok(Outcome::Unchanged(()));
+        };
+        if self.status(cx, call.instance).await?.is_some_and(|status| !status.stands_alone()) {
+            self.cut(cx, &record, &peer).await?;
+        }
+        record.peer = None;
+        image.meta.record = Some(record);
+        self.save(cx, image).await?;
+        Ok(Outcome::Changed(()))
+    }
+}
+
+/// How an instance replicates.
+///
+/// # Errors
+/// `Conflict` when it does not.
+pub(crate) fn record_of(image: &Image) -> Result<Record> {
+    image.meta.record.clone().ok_or_else(|| {
+        Error::conflict(format!(
+            "instance {} was made without `replication_type` and has no metadata of DRBD; move the share to a type that \
+             replicates",
+            image.meta.birth.instance
+        ))
+    })
+}
+
+fn peer_of(call: &ConnectPeers) -> Result<(Peer, Option<u64>)> {
+    if call.peer.protocol != PROTOCOL {
+        return Err(Error::invalid(format!(
+            "the peer speaks `{}`, and this side `{PROTOCOL}`",
+            call.peer.protocol
+        )));
+    }
+    if call.peer.instance == call.instance {
+        return Err(Error::invalid("an instance is no peer of itself"));
+    }
+    let address: Address = serde_json::from_value(call.peer.data.clone())
+        .map_err(|e| Error::invalid(format!("the peer's address makes no sense: {e}")))?;
+    let base = address.base.and_then(|base| u64::from_str_radix(&base, 16).ok());
+    Ok((Peer { instance: call.peer.instance, at: address.at, leads: call.authoritative }, base))
+}

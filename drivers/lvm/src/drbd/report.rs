@@ -1,0 +1,216 @@
+//! State and lag, from the kernel.
+
+use tandem_sdk::contract::{Health, Progress, ReplicaReport, ReplicaState};
+use tandem_sdk::{Epoch, Error, InstanceId, OpContext, Result, Role};
+
+use super::generation::Generation;
+use super::status::Status;
+use crate::Inner;
+use crate::image::Image;
+
+impl Inner {
+    /// What is wrong with the layer of an instance that replicates.
+    pub(crate) async fn stack_health(&self, cx: &OpContext, image: &Image) -> Result<Health> {
+        if image.meta.record.is_none() || !image.meta.made || image.meta.deleting {
+            return Ok(Health::Ok);
+        }
+        let status = self.status(cx, image.meta.birth.instance).await?;
+        Ok(health(image.meta.role, status.as_ref()))
+    }
+
+    pub(crate) async fn report(&self, cx: &OpContext, id: InstanceId, epoch: Epoch) -> Result<ReplicaReport> {
+        let image = self.existing(cx, id).await?;
+        if epoch < image.meta.epoch {
+            return Err(Error::stale_epoch(epoch, image.meta.epoch));
+        }
+        let status = match image.meta.record {
+            Some(_) => self.status(cx, id).await?,
+            None => None,
+        };
+        let own = match status.as_ref().filter(|s| s.is_attached()).and_then(|s| s.minor) {
+            Some(minor) => self.generation(cx, minor).await,
+            None => None,
+        };
+        let mut report = judge(&image, status.as_ref(), own);
+        if matches!(report.health, Health::Ok) {
+            report.health = self.health(&image, true);
+        }
+        Ok(report)
+    }
+}
+
+/// What follows from the kernel's words.
+fn judge(image: &Image, status: Option<&Status>, own: Option<Generation>) -> ReplicaReport {
+    let meta = &image.meta;
+    let current = status.is_some_and(Status::is_up_to_date);
+    let split_brain = status.and_then(|status| split_brain(image, status, own));
+    let state = match meta.role {
+        _ if split_brain.is_some() => ReplicaState::Error,
+        Role::Active => ReplicaState::Active,
+        Role::Secondary if current => ReplicaState::InSync,
+        _ => ReplicaState::OutOfSync,
+    };
+    // Who takes the writes knows how far the other is behind; the other one only while they talk. It is in the bitmap.
+    let notes = meta.role == Role::Active && meta.record_has_peer();
+    let knows = |status: &&Status| status.is_attached() && (status.is_connected() || notes);
+    ReplicaReport {
+        state,
+        newest_point: None,
+        changed_since_point: None,
+        lag_bytes: status.filter(knows).map(Status::out_of_sync),
+        up_to_date: meta.record.as_ref().map(|_| current),
+        resync: status.filter(|status| status.resyncs()).map(|status| {
+            let total = status.size_kib.saturating_mul(1024);
+            Progress {
+                total: Some(total),
+                done: total.saturating_sub(status.out_of_sync()),
+                phase: "resync".to_owned(),
+                ..Progress::default()
+            }
+        }),
+        split_brain,
+        health: health(meta.role, status),
+    }
+}
+
+/// A side that follows, and took writes that the other one lacks.
+fn split_brain(image: &Image, status: &Status, own: Option<Generation>) -> Option<String> {
+    let own = own.filter(|own| own.has_own())?;
+    let meta = &image.meta;
+    let parted = meta.role == Role::Secondary && !status.is_connected();
+    parted.then(|| {
+        format!(
+            "both sides hold changes that the other lacks: instance {} went on from generation {:016X} to {own}, {} KiB \
+             changed since; the other side went on from there by itself. Say with `resync` which side is to follow: what \
+             it has of its own is given up",
+            meta.birth.instance, own.base, status.out_of_sync_kib
+        )
+    })
+}
+
+/// What is wrong with the layer between volume and file system.
+pub(super) fn health(role: Role, status: Option<&Status>) -> Health {
+    match status {
+        Some(status) if status.is_attached() => Health::Ok,
+        Some(status) if role == Role::Active && status.is_connected() && status.peer_disk == "UpToDate" => {
+            Health::Degraded {
+                reason: "its disk failed and was detached, and it is served from its peer; repair the volume group, then \
+                         start the server anew or promote the peer"
+                    .to_owned(),
+            }
+        }
+        Some(_) => Health::Failed {
+            reason: "its disk failed and was detached; repair the volume group, then resync it or start the server anew"
+                .to_owned(),
+        },
+        None if role == Role::Secondary => Health::Degraded {
+            reason: "it does not follow; it does once the server confirmed its epoch".to_owned(),
+        },
+        None => Health::Ok,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drbd::record::{Peer, Protocol, Record};
+    use crate::meta::{Birth, Meta};
+    use crate::report::Volume;
+    use tandem_sdk::{ResourceId, Style};
+    use uuid::Uuid;
+
+    fn image(role: Role, with_peer: bool) -> Image {
+        let peer = Peer {
+            instance: InstanceId(Uuid::from_u128(2)),
+            at: "192.0.2.2:7000".parse().unwrap(),
+            leads: role == Role::Active,
+        };
+        let record = Record {
+            style: Style::Dr,
+            protocol: Protocol::C,
+            minor: 1,
+            port: 7001,
+            peer: with_peer.then_some(peer),
+            last: false,
+        };
+        let birth = Birth {
+            instance: InstanceId(Uuid::from_u128(1)),
+            resource: ResourceId(Uuid::from_u128(9)),
+            size_bytes: 1 << 30,
+            filesystem: crate::Filesystem::Ext4,
+        };
+        Image {
+            meta: Meta { role, record: Some(record), ..Meta::blank(birth) },
+            volume: Volume::default(),
+            metadata: None,
+            stored: std::collections::BTreeSet::default(),
+            pool: Volume::default(),
+        }
+    }
+
+    fn status(connection: &str, replication: &str, disk: &str, out_of_sync_kib: u64) -> Status {
+        Status {
+            minor: Some(1),
+            disk: disk.to_owned(),
+            connection: connection.to_owned(),
+            replication: replication.to_owned(),
+            out_of_sync_kib,
+            size_kib: 1 << 20,
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn a_secondary_is_in_sync_while_it_is_connected_and_lacks_nothing() {
+        let secondary = image(Role::Secondary, true);
+        let own = Some(Generation { current: 10, base: 0 });
+        for (connection, replication, disk, behind, state) in [
+            ("Connected", "Established", "UpToDate", 0, ReplicaState::InSync),
+            ("Connected", "SyncTarget", "Inconsistent", 8, ReplicaState::OutOfSync),
+            ("Connecting", "Off", "UpToDate", 0, ReplicaState::OutOfSync),
+            ("StandAlone", "Off", "UpToDate", 0, ReplicaState::OutOfSync),
+        ] {
+            let report = judge(&secondary, Some(&status(connection, replication, disk, behind)), own);
+            assert_eq!((report.state, report.split_brain), (state, None), "{connection} {replication}");
+            let knows = connection == "Connected";
+            assert_eq!(report.lag_bytes, knows.then_some(behind << 10));
+            assert_eq!(report.up_to_date, Some(state == ReplicaState::InSync));
+            assert_eq!(
+                report.resync.map(|r| r.done),
+                (replication == "SyncTarget").then_some((1 << 30) - (8 << 10))
+            );
+        }
+        let diskless = judge(&secondary, Some(&status("Connected", "Established", "Diskless", 0)), None);
+        assert_eq!((diskless.state, diskless.lag_bytes), (ReplicaState::OutOfSync, None));
+        assert!(matches!(diskless.health, Health::Failed { .. }));
+        assert_eq!(judge(&secondary, None, None).state, ReplicaState::OutOfSync);
+    }
+
+    #[test]
+    fn the_active_one_counts_what_the_other_lacks() {
+        let active = image(Role::Active, true);
+        let own = Some(Generation { current: 12, base: 10 });
+        let report = judge(&active, Some(&status("Connecting", "Off", "UpToDate", 64)), own);
+        assert_eq!(
+            (report.state, report.lag_bytes, report.split_brain),
+            (ReplicaState::Active, Some(64 << 10), None)
+        );
+        let alone =
+            judge(&image(Role::Active, false), Some(&status("StandAlone", "Off", "UpToDate", 64)), own);
+        assert_eq!((alone.state, alone.lag_bytes), (ReplicaState::Active, None));
+    }
+
+    #[test]
+    fn a_secondary_with_changes_of_its_own_is_a_split_brain_until_it_is_told() {
+        let secondary = image(Role::Secondary, true);
+        let own = Some(Generation { current: 0x1234, base: 0x10 });
+        for connection in ["StandAlone", "Connecting"] {
+            let report = judge(&secondary, Some(&status(connection, "Off", "UpToDate", 64)), own);
+            assert_eq!(report.state, ReplicaState::Error);
+            let words = report.split_brain.unwrap();
+            assert!(words.contains("0000000000001234") && words.contains("64 KiB"), "{words}");
+        }
+        let heals = judge(&secondary, Some(&status("Connected", "SyncTarget", "Inconsistent", 64)), own);
+        assert_eq!(heals.split_brain, None);
+    }
+}

@@ -1,0 +1,247 @@
+//! The layer between volume and file system: a resource of the kernel, made from what the tags say, and taken away.
+
+use std::net::SocketAddr;
+
+use tandem_sdk::{Error, InstanceId, OpContext, Result, Retry, Role};
+
+use super::generation::Generation;
+use super::record::{Peer, Protocol, Record};
+use super::settings::Drbd;
+use super::status::Status;
+use super::{numbers, tools};
+use crate::image::Image;
+use crate::{Inner, names};
+
+impl Inner {
+    /// The settings of replication.
+    pub(crate) fn drbd(&self) -> Result<&Drbd> {
+        self.config.drbd.as_ref().ok_or_else(|| {
+            Error::unsupported(
+                "this back end does not replicate; give it the setting `drbd`, or use a share type without \
+                 `replication_type`",
+            )
+        })
+    }
+
+    /// What the kernel says of an instance's resource; `None` when there is none.
+    pub(crate) async fn status(&self, cx: &OpContext, id: InstanceId) -> Result<Option<Status>> {
+        let name = names::of_instance(id);
+        let text = tools::setup(cx, &["events2", "--now", "--statistics", &name]).await?;
+        Ok(Status::all(&text).remove(&name))
+    }
+
+    /// The generation of an attached disk.
+    pub(crate) async fn generation(&self, cx: &OpContext, minor: u32) -> Option<Generation> {
+        let said = tools::setup(cx, &["get-gi", &minor.to_string()]).await.ok()?;
+        Generation::parse(&said)
+    }
+
+    /// Makes sure that the resource is there and its disk attached; with its peer, where it was not there before. A
+    /// resource that has lost its disk and serves its users from its peer stays as it is when the disk does not come back.
+    pub(crate) async fn stack_up(&self, cx: &OpContext, image: &mut Image) -> Result<bool> {
+        let Some(mut record) = image.meta.record.clone() else { return Ok(false) };
+        let drbd = self.drbd()?;
+        drbd.require()?;
+        let id = image.meta.birth.instance;
+        let name = names::of_instance(id);
+        let status = self.status(cx, id).await?;
+        let there = status.as_ref().is_some_and(|status| status.minor == Some(record.minor));
+        // Left by force: it must not hear from a peer that the tags know nothing of.
+        let left = record.peer.is_none()
+            && status.as_ref().is_some_and(|status| !status.stands_alone() && !status.is_primary);
+        let there = there && !left;
+        if there && status.as_ref().is_some_and(Status::is_attached) {
+            return Ok(false);
+        }
+        self.activate_volumes(cx, image).await?;
+        if !there {
+            if status.is_some() {
+                tools::setup(cx, &["down", &name]).await?;
+            }
+            let _numbers = self.lock_numbers(cx).await?;
+            if numbers::kernel_minors(cx).await?.contains(&record.minor) {
+                // Something else got it while this one was down; a minor means nothing to the peer.
+                record.minor = self.free_numbers(cx, drbd).await?.0;
+                image.meta.record = Some(record.clone());
+                self.save(cx, image).await?;
+            }
+            tools::setup(cx, &["new-resource", &name]).await?;
+            tools::setup(cx, &["new-minor", &name, &record.minor.to_string(), "0"]).await?;
+        }
+        if let Err(e) = self.attach_disk(cx, image, &record).await {
+            let serves = image.meta.role == Role::Active
+                && status.is_some_and(|s| s.is_connected() && s.peer_disk == "UpToDate");
+            if !serves {
+                return Err(e);
+            }
+            tracing::warn!(instance = %id, error = %e, "The disk does not come back; the peer serves.");
+        }
+        if !there && let Some(peer) = record.peer {
+            self.connect(cx, image, &record, &peer, false).await?;
+        }
+        Ok(true)
+    }
+
+    async fn attach_disk(&self, cx: &OpContext, image: &Image, record: &Record) -> Result<()> {
+        let (data, meta) = self.nodes(image)?;
+        // After a power cut what was being written is to be marked first.
+        tools::meta(cx, record.minor, &meta, &["apply-al"]).await?;
+        let dump = tools::meta(cx, record.minor, &meta, &["dump-md"]).await?;
+        let agreed = agreed_sectors(&dump).filter(|sectors| *sectors > 0);
+        let size = format!("--size={}s", agreed.unwrap_or_else(|| sectors(image.meta.size_bytes)));
+        let rate = self.drbd()?.resync_mib;
+        let (rate, minor) = (format!("--resync-rate={}M", rate), record.minor.to_string());
+        let words = [
+            "attach",
+            &minor,
+            &data,
+            &meta,
+            "flexible",
+            &size,
+            // A disk that fails is left, and the peer's is used.
+            "--on-io-error=detach",
+            // What reads as zeros takes no room on the other side either.
+            "--rs-discard-granularity=65536",
+            // At the speed that is set, and not below this while users write.
+            "--c-plan-ahead=0",
+            "--c-min-rate=10M",
+            &rate,
+        ];
+        tools::setup(cx, &words).await.map(drop)
+    }
+
+    /// Names the peer to the kernel.
+    pub(crate) async fn connect(
+        &self,
+        cx: &OpContext,
+        image: &Image,
+        record: &Record,
+        peer: &Peer,
+        discard: bool,
+    ) -> Result<()> {
+        let (here, there) = self.addresses(record, peer)?;
+        let protocol = format!("--protocol={}", record.protocol.as_str());
+        // No secret, but a proof that both mean the same share: ports are given anew.
+        let pairing = format!("--shared-secret={}", image.meta.birth.resource);
+        let name = names::of_instance(image.meta.birth.instance);
+        let mut words = vec!["connect", &name, &here, &there, &protocol, "--cram-hmac-alg=sha256", &pairing];
+        if record.protocol == Protocol::A {
+            words.push("--on-congestion=block");
+        }
+        if discard {
+            words.push("--discard-my-data");
+        }
+        tools::setup(cx, &words).await.map(drop)
+    }
+
+    /// Both ends of the connection, as `drbdsetup` takes them.
+    pub(crate) fn addresses(&self, record: &Record, peer: &Peer) -> Result<(String, String)> {
+        let here = SocketAddr::new(self.drbd()?.address, record.port);
+        Ok((tools::address(here), tools::address(peer.at)))
+    }
+
+    /// The kernel forgets the peer; what is written here is noted for it.
+    pub(crate) async fn cut(&self, cx: &OpContext, record: &Record, peer: &Peer) -> Result<()> {
+        let (here, there) = self.addresses(record, peer)?;
+        match tools::setup(cx, &["disconnect", &here, &there]).await {
+            // By force: it would wait for a peer that does not answer.
+            Err(_) => tools::setup(cx, &["disconnect", &here, &there, "--force"]).await.map(drop),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Makes the device writable here, or not. `true` when it was otherwise.
+    pub(crate) async fn set_primary(
+        &self,
+        cx: &OpContext,
+        id: InstanceId,
+        primary: bool,
+        force: bool,
+    ) -> Result<bool> {
+        let Some(status) = self.status(cx, id).await? else { return Ok(false) };
+        let Some(minor) = status.minor.filter(|_| status.is_primary != primary) else { return Ok(false) };
+        let minor = minor.to_string();
+        let words: &[&str] = match (primary, force) {
+            (true, true) => &["primary", &minor, "--force"],
+            (true, false) => &["primary", &minor],
+            _ => &["secondary", &minor],
+        };
+        // A program that looks at new devices may hold it for a moment.
+        for _ in 0..20 {
+            match tools::setup(cx, words).await {
+                Err(e) if tools::is_busy(&e) => cx.sleep(std::time::Duration::from_millis(100)).await?,
+                other => return other.map(|_| true),
+            }
+        }
+        tools::setup(cx, words).await.map(|_| true)
+    }
+
+    /// Takes the resource away; the volumes stay active. `true` when it was there.
+    pub(crate) async fn stack_down(&self, cx: &OpContext, image: &Image) -> Result<bool> {
+        if image.meta.record.is_none() || !std::path::Path::new(super::settings::PROC).exists() {
+            return Ok(false);
+        }
+        let id = image.meta.birth.instance;
+        if self.status(cx, id).await?.is_none() {
+            return Ok(false);
+        }
+        self.set_primary(cx, id, false, false).await?;
+        tools::setup(cx, &["down", &names::of_instance(id)]).await?;
+        Ok(true)
+    }
+
+    /// Brings the layer in line with the role. `true` when anything changed.
+    pub(crate) async fn serve_stack(&self, cx: &OpContext, image: &mut Image) -> Result<bool> {
+        match image.meta.role {
+            Role::Active => {
+                let up = self.stack_up(cx, image).await?;
+                Ok(self.set_primary(cx, image.meta.birth.instance, true, false).await? || up)
+            }
+            Role::Secondary => {
+                let demoted = self.set_primary(cx, image.meta.birth.instance, false, false).await?;
+                Ok(self.stack_up(cx, image).await? || demoted)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// The nodes of data and metadata.
+    pub(crate) fn nodes(&self, image: &Image) -> Result<(String, String)> {
+        let id = image.meta.birth.instance;
+        match &image.metadata {
+            Some(metadata) if !metadata.node.is_empty() && !image.volume.node.is_empty() => {
+                Ok((image.volume.node.clone(), metadata.node.clone()))
+            }
+            _ => Err(Error::unavailable(format!(
+                "the volume `{}.drbd` with DRBD's metadata of instance {id} is not there; restore it, or delete the \
+                 instance and make a replica anew",
+                self.of(id)
+            ))
+            .retry(Retry::AfterOperator)),
+        }
+    }
+}
+
+/// 512-byte sectors of a size, whole blocks of the bitmap only.
+pub(crate) const fn sectors(bytes: u64) -> u64 {
+    bytes / 4096 * 8
+}
+
+/// The size that both sides last agreed on, in `drbdmeta dump-md`.
+fn agreed_sectors(dump: &str) -> Option<u64> {
+    dump.lines()
+        .find_map(|line| line.trim().strip_prefix("la-size-sect")?.trim().trim_end_matches(';').parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agreed_size_is_found() {
+        assert_eq!(agreed_sectors("uuid {\n}\nla-size-sect 2097152;\nbm {\n"), Some(2_097_152));
+        assert_eq!(agreed_sectors("version \"v08\";\n"), None);
+        assert_eq!(sectors(1 << 30), 2_097_152);
+        assert_eq!(sectors((1 << 30) + 4095), 2_097_152);
+    }
+}
