@@ -47,6 +47,13 @@ impl Chores {
         self.all().entry(chore).or_insert(Due { at: now, pause: FIRST_PAUSE });
     }
 
+    /// What a chore waited for has ended: it is due at once, where it was noted.
+    pub fn hurry(&self, chore: Chore, now: Timestamp) {
+        if let Some(due) = self.all().get_mut(&chore) {
+            due.at = now;
+        }
+    }
+
     /// Forgets a chore: it is done, or nobody needs it any more.
     pub fn done(&self, chore: Chore) {
         self.all().remove(&chore);

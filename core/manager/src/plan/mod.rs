@@ -257,7 +257,7 @@ pub(crate) fn plan(intent: &Intent, world: &World<'_>) -> Result<Vec<Step>, Erro
         Intent::UpdateAccess => Ok(share::update_access(world)),
         Intent::Repair { instance } => Ok(share::repair(world, *instance)),
         Intent::CreateReplica { instance, .. } => replication::create(world, *instance),
-        Intent::DeleteReplica { instance, .. } => Ok(replication::delete(world, *instance)),
+        Intent::DeleteReplica { instance, .. } => replication::delete(world, *instance),
         Intent::Sync { instance, point, .. } => replication::sync(world, *instance, *point),
         Intent::Promote { instance, quiesce_wait_seconds } => {
             replication::promote(world, *instance, *quiesce_wait_seconds)

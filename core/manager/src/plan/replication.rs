@@ -1,8 +1,9 @@
 //! Plans of replication.
 
-use tandem_contract::{Demotion, Error, InstanceId, PointId, Role};
+use tandem_contract::{Demotion, Error, InstanceId, PointId, ReplicaState, Role};
 
 use super::{Link, Step, World};
+use crate::model::Instance;
 
 pub(super) fn create(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>, Error> {
     let active = world.active().ok_or_else(no_active)?.id;
@@ -28,15 +29,22 @@ pub(super) fn undo_create(
     delete_steps(world, instance)
 }
 
-pub(super) fn delete(world: &World<'_>, instance: InstanceId) -> Vec<Step> {
+pub(super) fn delete(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>, Error> {
     if world.instance(instance).is_none_or(|i| i.pool.is_none()) {
-        return Vec::new();
+        return Ok(Vec::new());
+    }
+    let is_active = |i: &Instance| i.replica_state == Some(ReplicaState::Active);
+    let mut others = world.instances.iter().filter(|i| i.id != instance);
+    if world.instance(instance).is_some_and(is_active) && !others.any(is_active) {
+        return Err(Error::conflict(
+            "it became the active replica before it could be deleted; promote another one first",
+        ));
     }
     let mut steps = delete_steps(world, instance);
     if world.active().is_some_and(|a| !world.by_storage(a.id)) {
         steps.push(Step::ReleasePoints);
     }
-    steps
+    Ok(steps)
 }
 
 fn delete_steps(world: &World<'_>, instance: InstanceId) -> Vec<Step> {

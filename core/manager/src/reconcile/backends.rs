@@ -88,6 +88,10 @@ async fn serve_again(core: &SharedCore, slot: &Arc<Slot>) {
             if row.replica_state.is_some() {
                 core.board.look_at(row.share_id);
             }
+            if row.status == InstanceStatus::Creating && row.part == Part::Whole {
+                // Its operation goes on, and may be past the step that made and served it.
+                core.board.chores.note(Chore::Repair(row.id), core.clock.now());
+            }
             if is_served(row)
                 && let Err(error) = ensure(core, slot, row).await
             {

@@ -8,7 +8,7 @@ use crate::admission::admit_sync;
 use crate::chores::Chore;
 use crate::core::Core;
 use crate::draft::Draft;
-use crate::model::{AccessRulesStatus, Counted, InstanceStatus, Intent};
+use crate::model::{AccessRulesStatus, Counted, Instance, InstanceStatus, Intent};
 use crate::oplog::{Effect, Ending};
 use crate::plan::Step;
 
@@ -44,6 +44,7 @@ fn set(
     match intent {
         Intent::CreateShare { instance, .. } => {
             note(draft, *instance, done, reason);
+            created(core, draft, *instance, done);
             vec![status(*instance, if done { InstanceStatus::Available } else { InstanceStatus::Error })]
         }
         Intent::DeleteShare { .. } if done => delete_share(core, draft),
@@ -57,6 +58,7 @@ fn set(
         Intent::CreateReplica { instance, .. } => {
             note(draft, *instance, done, reason);
             let gone = error.is_some_and(|e| e.kind == ErrorKind::NotFound);
+            created(core, draft, *instance, done || gone);
             if done || gone {
                 // The first sync is admitted with the last word of the creation: a crash cannot come between.
                 let _ = admit_sync(draft, *instance, None, None);
@@ -77,6 +79,11 @@ fn set(
         }
         Intent::DeleteReplica { instance, .. } => {
             note(draft, *instance, false, reason);
+            let is_active = |i: &&Instance| i.replica_state == Some(ReplicaState::Active);
+            if draft.instances.iter().filter(is_active).map(|i| i.id).eq([*instance]) {
+                // A promotion came first: it serves its users, and nothing of it was removed.
+                return vec![status(*instance, InstanceStatus::Available)];
+            }
             vec![status(*instance, InstanceStatus::ErrorDeleting), state(*instance, ReplicaState::Error)]
         }
         Intent::Sync { instance, point, .. } => {
@@ -154,6 +161,16 @@ pub(super) fn note(draft: &mut Draft, instance: InstanceId, done: bool, reason: 
         if done && row.launched_at.is_none() {
             row.launched_at = Some(now);
         }
+    }
+}
+
+/// Its back end may have come up in the middle, after the step that made it: then it is not served yet.
+fn created(core: &Core, draft: &Draft, instance: InstanceId, done: bool) {
+    let chore = Chore::Repair(instance);
+    if done {
+        core.board.chores.hurry(chore, draft.now);
+    } else {
+        core.board.chores.done(chore);
     }
 }
 

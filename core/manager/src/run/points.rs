@@ -276,7 +276,7 @@ impl Run {
     }
 }
 
-fn there(seen: Option<Observation>, id: InstanceId) -> Result<Observation, Error> {
+pub(super) fn there(seen: Option<Observation>, id: InstanceId) -> Result<Observation, Error> {
     seen.ok_or_else(|| Error::not_found(format!("the storage of instance {id} is gone")))
 }
 

@@ -9,12 +9,13 @@ use tandem_contract::{
     AccessReport, AccessSpec, ConnectPeers, CreateInstance, CreateReplica, DeleteInstance, DeleteReplica,
     DemoteReplica, Demotion, DisconnectPeers, EnsureInstance, Epoch, Error, ErrorKind, GetEndpoint,
     InstanceId, InstanceInfo, InstanceSpec, Observation, ObserveInstance, PromoteReplica, Promotion, Quiesce,
-    ReplicaState, ReplicationSpec, ResizeInstance, ResourceKind, ResumeWrites, Role, Style, UpdateAccess,
-    Verb,
+    ReplicaState, ReplicationSpec, ResizeInstance, ResourceKind, ResumeWrites, Role, Style, Transport,
+    UpdateAccess, Verb,
 };
 use tandem_host::{Backend, CallContext};
 
 use super::execute::Run;
+use super::points::there;
 use crate::chores::Chore;
 use crate::clock::Timestamp;
 use crate::draft::{Draft, active_of};
@@ -356,8 +357,14 @@ impl Run {
         let backend = self.core.backends.of(row).await?;
         let (epoch, point) = (scene.share.epoch, row.point.clone());
         let held = point.as_ref().map(|p| p.info.id);
-        let promotion =
-            if forced { Promotion::Forced { point: held } } else { Promotion::Planned { point: held } };
+        let promotion = if forced {
+            Promotion::Forced { point: held }
+        } else if self.state.undoing() {
+            let seen = self.ask(&backend, ObserveInstance { instance: id }).await?;
+            given_back(&there(seen, id)?, &backend)
+        } else {
+            Promotion::Planned { point: held }
+        };
         let info = self.ask(&backend, PromoteReplica { instance: id, epoch, promotion }).await?.into_inner();
         let remark = forced.then(|| lost(row, self.core.clock.now()));
         let rows = move |draft: &mut Draft| {
@@ -397,11 +404,11 @@ impl Run {
         let backend = self.core.backends.of(row).await?;
         let epoch = scene.epoch_of(row);
         let seen = self.ask(&backend, ObserveInstance { instance: id }).await?;
-        let seen = seen.ok_or_else(|| Error::not_found(format!("the storage of instance {id} is gone")))?;
+        let seen = there(seen, id)?;
         let is_active = row.replica_state.is_none_or(|s| s == ReplicaState::Active);
         // Active at an older epoch: a promotion that was given up has raised it meanwhile.
         if is_active && (seen.role != Role::Active || seen.epoch < epoch) {
-            let promotion = Promotion::Planned { point: row.point.as_ref().map(|p| p.info.id) };
+            let promotion = given_back(&seen, &backend);
             self.ask(&backend, PromoteReplica { instance: id, epoch, promotion }).await?;
         } else if !is_active && seen.role == Role::Active {
             let to = if row.fenced { Demotion::Fenced } else { Demotion::Secondary };
@@ -466,6 +473,19 @@ fn lost(row: &Instance, now: Timestamp) -> String {
 }
 
 /// The rows that follow from a call that serves an instance.
+/// How what was the active one becomes so again: with what it holds, which nobody has gone past.
+fn given_back(seen: &Observation, backend: &Backend) -> Promotion {
+    let replication = backend.capabilities().replication.as_ref();
+    match seen.points.last() {
+        Some(point) => Promotion::Planned { point: Some(point.id) },
+        // Written to after its newest point.
+        None if replication.is_some_and(|r| matches!(r.transport, Transport::Streamed { .. })) => {
+            Promotion::Forced { point: None }
+        }
+        None => Promotion::Planned { point: None },
+    }
+}
+
 pub(super) fn served(id: InstanceId, info: InstanceInfo, share: &Share) -> Done {
     let epoch = share.epoch;
     Done::with(move |draft| {
