@@ -85,13 +85,22 @@ pub(super) fn sync(
         steps.extend([Step::Connect { instance }, Step::AwaitUpToDate { instance }]);
         return Ok(steps);
     }
-    let point = resumable(world, active.id, instance).or(point).unwrap_or(world.new_points[0]);
+    let point = resumable(world, active.id, instance)
+        .or(point.filter(|point| !is_ahead(world, instance, *point)))
+        .unwrap_or(world.new_points[0]);
     steps.extend([
         Step::MakePoint { source: active.id, point },
         Step::Transfer { source: active.id, instance, point },
         Step::ReleasePoints,
     ]);
     Ok(steps)
+}
+
+/// Whether a replica holds the point and went past it: it followed one that is active no more, and only a newer point
+/// brings it back.
+fn is_ahead(world: &World<'_>, instance: InstanceId, point: PointId) -> bool {
+    let Some(seen) = world.seen(instance) else { return false };
+    seen.points.iter().any(|p| p.id == point) && seen.points.last().is_some_and(|p| p.id != point)
 }
 
 /// The point that a cut transfer was on the way to, if the source still has it.

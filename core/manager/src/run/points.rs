@@ -67,8 +67,14 @@ impl Run {
             (self.core.backends.of(source_row).await?, self.core.backends.of(dest_row).await?);
         let here = there(self.observe(source_row).await?, source)?;
         let at_dest = there(self.observe(dest_row).await?, dest)?;
-        if at_dest.points.iter().any(|p| p.id == point && p.fingerprint == record.info.fingerprint) {
+        let arrived_before = |p: &PointInfo| p.id == point && p.fingerprint == record.info.fingerprint;
+        if at_dest.points.last().is_some_and(arrived_before) {
             return Ok(arrived(dest, record, (0, 0), None, scene, Some(at_dest)));
+        }
+        if at_dest.points.iter().any(arrived_before) {
+            return Err(Error::conflict(format!(
+                "instance {dest} went past point {point} while it followed another one; a newer point brings it back"
+            )));
         }
         let mut resume = at_dest.resume.clone();
         if resume.as_ref().is_some_and(|r| r.to.is_some_and(|to| to != point)) {

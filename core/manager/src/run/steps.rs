@@ -388,6 +388,11 @@ impl Run {
                         ReplicaState::InSync
                     };
                     effects.push(Effect::ReplicaState { instance: other.id, state: Some(state) });
+                    // A size that could not be changed is no reason for a replica not to follow.
+                    if matches!(other.status, InstanceStatus::ExtendingError | InstanceStatus::ShrinkingError) {
+                        let status = InstanceStatus::Available;
+                        effects.push(Effect::Status { instance: other.id, status });
+                    }
                 }
             }
             if let Some(share) = &mut draft.share {
