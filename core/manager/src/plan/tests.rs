@@ -205,6 +205,35 @@ fn a_cut_transfer_is_continued_with_its_point() {
 }
 
 #[test]
+fn a_replica_that_went_past_the_point_gets_a_newer_one() {
+    let (point, later) = (PointId(Uuid::from_u128(7)), PointId(Uuid::from_u128(8)));
+    let instances = [row(OLD, ReplicaState::Active), row(NEW, ReplicaState::OutOfSync)];
+    let capabilities = HashMap::from([OLD, NEW].map(|id| (id, replication(false, false))));
+    let new_points = [PointId(Uuid::from_u128(10)), PointId(Uuid::from_u128(11))];
+    let asked = |held: &[PointId]| {
+        let mut replica = seen(Role::Secondary, None);
+        if let Link::Seen(Some(seen)) = &mut replica {
+            let info =
+                |id: &PointId| tandem_contract::PointInfo { id: *id, fingerprint: "f".into(), held: true };
+            seen.points = held.iter().map(info).collect();
+        }
+        let links = HashMap::from([(OLD, seen(Role::Active, None)), (NEW, replica)]);
+        let world = World {
+            instances: &instances,
+            capabilities: &capabilities,
+            links: &links,
+            sides: None,
+            new_points,
+        };
+        plan(&Intent::Sync { instance: NEW, asked: false, point: Some(point) }, &world).unwrap().remove(0)
+    };
+    let made = |point| Step::MakePoint { source: OLD, point };
+    assert_eq!(asked(&[]), made(point));
+    assert_eq!(asked(&[later, point]), made(point));
+    assert_eq!(asked(&[point, later]), made(new_points[0]));
+}
+
+#[test]
 fn growth_reaches_secondaries_first_and_shrinking_last() {
     let order = |from_gb, to_gb| {
         with_world(false, false, false, |w| plan(&Intent::Resize { from_gb, to_gb }, w))

@@ -19,7 +19,7 @@ use super::points::there;
 use crate::chores::Chore;
 use crate::clock::Timestamp;
 use crate::draft::{Draft, active_of};
-use crate::model::{Export, Instance, Intent, Part, PointRecord, PoolAddress, Share};
+use crate::model::{Export, Instance, InstanceStatus, Intent, Part, PointRecord, PoolAddress, Share};
 use crate::oplog::{Effect, Event};
 use crate::plan::Step;
 use crate::schedule::{PlacementRequest, ReplicationRequest, place};
@@ -389,7 +389,8 @@ impl Run {
                     };
                     effects.push(Effect::ReplicaState { instance: other.id, state: Some(state) });
                     // A size that could not be changed is no reason for a replica not to follow.
-                    if matches!(other.status, InstanceStatus::ExtendingError | InstanceStatus::ShrinkingError) {
+                    if matches!(other.status, InstanceStatus::ExtendingError | InstanceStatus::ShrinkingError)
+                    {
                         let status = InstanceStatus::Available;
                         effects.push(Effect::Status { instance: other.id, status });
                     }
