@@ -76,6 +76,11 @@ impl Draft {
         active_of(&self.instances)
     }
 
+    /// Instances that count as replicas: what a migration makes or left is paid for as the share.
+    pub fn counted(&self) -> i64 {
+        i64::try_from(self.instances.iter().filter(|i| i.part == Part::Whole).count()).unwrap_or(i64::MAX)
+    }
+
     /// Its unfinished operations as they will be after this draft, oldest first.
     pub fn unfinished(&self) -> Vec<Operation> {
         let mut all: Vec<Operation> = self.before.operations.clone();
@@ -118,13 +123,6 @@ impl Draft {
             Some(share) => (share.id, share.project_id.clone()),
             None => (tandem_contract::ResourceId(Uuid::nil()), String::new()),
         };
-        for effect in &effects {
-            if let Effect::Status { instance, .. } | Effect::ReplicaState { instance, .. } = effect
-                && let Some(instance) = self.instance_mut(*instance)
-            {
-                instance.reset_by_admin = false;
-            }
-        }
         let op = Operation {
             id,
             seq: 0,
@@ -202,11 +200,14 @@ impl Draft {
             Effect::Status { instance, status } => {
                 if let Some(i) = self.instance_mut(*instance) {
                     i.status = *status;
+                    i.reset_by_admin = false;
                 }
             }
             Effect::ReplicaState { instance, state } => {
                 if let Some(i) = self.instance_mut(*instance) {
                     i.replica_state = *state;
+                    // What an admin set is overtaken.
+                    i.reset_by_admin = false;
                 }
             }
             Effect::Epoch { epoch } => {
@@ -216,9 +217,7 @@ impl Draft {
             }
             Effect::Gone { instance } => {
                 self.instances.retain(|i| i.id != *instance);
-                for rule in &mut self.rules {
-                    rule.states.remove(instance);
-                }
+                self.rules.retain_mut(|rule| rule.forget(*instance));
             }
         }
     }

@@ -280,7 +280,7 @@ fn resize_share(
         let more = i64::try_from(to_gb - from_gb).unwrap_or(i64::MAX);
         draft.reserve(Counted::Gigabytes, more)?;
         if replicated {
-            let all = more.saturating_mul(i64::try_from(draft.instances.len()).unwrap_or(i64::MAX));
+            let all = more.saturating_mul(draft.counted());
             draft.reserve(Counted::ReplicaGigabytes, all)?;
         }
         InstanceStatus::Extending

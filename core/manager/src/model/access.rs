@@ -72,6 +72,19 @@ pub struct AccessRule {
 }
 
 impl AccessRule {
+    /// Whether somebody took it back, and some instance may still have it: it is granted to none any more.
+    pub fn is_denied(&self) -> bool {
+        self.states.values().any(|s| matches!(s, RuleState::QueuedToDeny | RuleState::Denying))
+    }
+
+    /// Forgets an instance. Answers whether anything is left of the rule: one that was taken back ends with the last
+    /// instance that had it.
+    pub(crate) fn forget(&mut self, instance: InstanceId) -> bool {
+        let denied = self.is_denied();
+        self.states.remove(&instance);
+        !(denied && self.states.is_empty())
+    }
+
     /// Its state over all instances: the worst one, in Manila's order; `queued_to_apply` while there is no instance.
     pub fn state(&self) -> RuleState {
         self.states.values().copied().min().unwrap_or(RuleState::QueuedToApply)

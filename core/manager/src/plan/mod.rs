@@ -258,11 +258,11 @@ pub(crate) fn plan(intent: &Intent, world: &World<'_>) -> Result<Vec<Step>, Erro
         Intent::Repair { instance } => Ok(share::repair(world, *instance)),
         Intent::CreateReplica { instance, .. } => replication::create(world, *instance),
         Intent::DeleteReplica { instance, .. } => replication::delete(world, *instance),
-        Intent::Sync { instance, point, .. } => replication::sync(world, *instance, *point),
+        Intent::Sync { instance, point, asked } => replication::sync(world, *instance, *point, *asked),
         Intent::Promote { instance, quiesce_wait_seconds } => {
             replication::promote(world, *instance, *quiesce_wait_seconds)
         }
-        Intent::Fence { instance } => Ok(replication::fence(world, *instance)),
+        Intent::Fence { instance } => replication::fence(world, *instance),
         Intent::Migrate { source, destination, request } => {
             migration::migrate(world, *source, *destination, request)
         }

@@ -66,11 +66,15 @@ pub(super) fn sync(
     world: &World<'_>,
     instance: InstanceId,
     point: Option<PointId>,
+    asked: bool,
 ) -> Result<Vec<Step>, Error> {
     let active = world.active().ok_or_else(no_active)?;
     if active.id == instance {
         // It was promoted since the sync was asked for.
         return Err(Error::cancelled("it is the active replica now, which follows nobody"));
+    }
+    if !asked && world.instance(instance).is_some_and(|i| i.fenced || i.unfenced) {
+        return Err(Error::cancelled("it was fenced meanwhile, and follows once somebody asks for a resync"));
     }
     for id in [active.id, instance] {
         if let Some(why) = world.away(id) {
@@ -79,7 +83,8 @@ pub(super) fn sync(
     }
     let mut steps = Vec::new();
     if world.seen(instance).is_some_and(|seen| seen.role != Role::Secondary) {
-        steps.push(Step::Demote { instance, to: Demotion::Secondary });
+        // Rules may have changed while it was away.
+        steps.extend([Step::Demote { instance, to: Demotion::Secondary }, Step::ApplyAccess { instance }]);
     }
     if world.by_storage(active.id) {
         steps.extend([Step::Connect { instance }, Step::AwaitUpToDate { instance }]);
@@ -203,13 +208,16 @@ pub(super) fn undo_promote(instance: InstanceId, steps: &[Step], failed: usize) 
     undo
 }
 
-pub(super) fn fence(world: &World<'_>, instance: InstanceId) -> Vec<Step> {
+pub(super) fn fence(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>, Error> {
+    if world.instance(instance).is_none_or(|i| !i.unfenced || i.replica_state == Some(ReplicaState::Active)) {
+        return Err(Error::cancelled("it was promoted, fenced or removed meanwhile"));
+    }
     let mut steps = vec![Step::Demote { instance, to: Demotion::Fenced }];
     if world.active().is_some_and(|a| !world.by_storage(a.id)) {
         // Now that it can be asked, it is known what it has in common with the others.
         steps.push(Step::ReleasePoints);
     }
-    steps
+    Ok(steps)
 }
 
 fn no_active() -> Error {

@@ -286,7 +286,9 @@ async fn judge(
         confirm(core, row.id, asked_at, Duration::from_secs(rpo));
     } else if active.is_ok() {
         core.board.set_freshness(row.id, |f| f.unchanged_until = None);
-        core.change(row.share_id, |draft| admit_sync(draft, row.id, Some(point), None).map(drop)).await?;
+        // One that was written to may be said to hold the point that it strayed from: a new one is carried.
+        let point = (!strayed).then_some(point);
+        core.change(row.share_id, |draft| admit_sync(draft, row.id, point, None).map(drop)).await?;
         // The sync itself sets the state when it ends; only an old lag is judged here.
     }
     let in_time = core.lag(row).seconds.is_some_and(|lag| lag <= rpo);

@@ -57,9 +57,8 @@ fn set(
         }
         Intent::CreateReplica { instance, .. } => {
             note(draft, *instance, done, reason);
-            let gone = error.is_some_and(|e| e.kind == ErrorKind::NotFound);
-            created(core, draft, *instance, done || gone);
-            if done || gone {
+            created(core, draft, *instance, done);
+            if done {
                 // The first sync is admitted with the last word of the creation: a crash cannot come between.
                 let _ = admit_sync(draft, *instance, None, None);
                 vec![status(*instance, InstanceStatus::Available)]
@@ -81,7 +80,10 @@ fn set(
             note(draft, *instance, false, reason);
             let is_active = |i: &&Instance| i.replica_state == Some(ReplicaState::Active);
             if draft.instances.iter().filter(is_active).map(|i| i.id).eq([*instance]) {
-                // A promotion came first: it serves its users, and nothing of it was removed.
+                // A promotion came first: it serves its users, and nothing of it was removed. While it was to be deleted
+                // it was passed over.
+                super::rules::give_up(draft, *instance);
+                core.board.chores.note(Chore::Repair(*instance), draft.now);
                 return vec![status(*instance, InstanceStatus::Available)];
             }
             vec![status(*instance, InstanceStatus::ErrorDeleting), state(*instance, ReplicaState::Error)]
@@ -182,7 +184,7 @@ fn delete_share(core: &Core, draft: &mut Draft) -> Vec<Effect> {
         let _ = draft.reserve(Counted::Shares, -1);
         let _ = draft.reserve(Counted::Gigabytes, -size);
         if replicated {
-            for _ in &gone {
+            for _ in 0..draft.counted() {
                 return_replica(draft);
             }
         }
@@ -247,9 +249,8 @@ fn sync(
     } else {
         ReplicaState::OutOfSync
     };
-    if row.replica_state == Some(now)
-        || (ending == Ending::Cancelled && row.replica_state != Some(ReplicaState::InSync))
-    {
+    // Only a sync that was done makes it in_sync.
+    if row.replica_state == Some(now) || (ending != Ending::Done && now == ReplicaState::InSync) {
         return Vec::new();
     }
     vec![state(instance, now)]
@@ -287,7 +288,7 @@ fn resize(draft: &mut Draft, from_gb: u64, to_gb: u64, done: bool, error: Option
         let replicated = draft.share.as_ref().is_some_and(|s| s.replication.is_some());
         let _ = draft.reserve(Counted::Gigabytes, -by);
         if replicated {
-            let all = by.saturating_mul(i64::try_from(draft.instances.len()).unwrap_or(i64::MAX));
+            let all = by.saturating_mul(draft.counted());
             let _ = draft.reserve(Counted::ReplicaGigabytes, -all);
         }
     }

@@ -313,10 +313,13 @@ impl Run {
                     }
                 }
             }
-            for rule in &mut draft.rules {
-                rule.states.remove(&source);
-                rule.states.entry(instance).or_insert(RuleState::QueuedToApply);
-            }
+            draft.rules.retain_mut(|rule| {
+                let stays = rule.forget(source);
+                if stays && !rule.is_denied() {
+                    rule.states.entry(instance).or_insert(RuleState::QueuedToApply);
+                }
+                stays
+            });
             let replicated = style.is_some();
             if draft.share.as_ref().is_some_and(|s| s.replication.is_some()) && !replicated {
                 count_replica(draft, -1);

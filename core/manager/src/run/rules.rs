@@ -13,7 +13,7 @@ pub(super) fn mark(draft: &mut Draft, step: &Step) -> Vec<Effect> {
     super::migration::mark(draft, step);
     if let Step::ApplyAccess { instance } | Step::Grant { instance } = step {
         for rule in &mut draft.rules {
-            let denying = is_denied(rule);
+            let denying = rule.is_denied();
             let state = rule.states.entry(*instance).or_insert(RuleState::QueuedToApply);
             *state = match *state {
                 RuleState::QueuedToDeny | RuleState::Denying => RuleState::Denying,
@@ -26,16 +26,11 @@ pub(super) fn mark(draft: &mut Draft, step: &Step) -> Vec<Effect> {
     Vec::new()
 }
 
-/// Whether somebody took it back, and some instance may still have it.
-fn is_denied(rule: &AccessRule) -> bool {
-    rule.states.values().any(|s| matches!(s, RuleState::QueuedToDeny | RuleState::Denying))
-}
-
 /// The rules that are to hold on an instance now: none that was taken back, also where it is gone already.
 pub(super) fn wanted(rules: &[AccessRule]) -> Vec<tandem_contract::AccessRule> {
     rules
         .iter()
-        .filter(|r| !is_denied(r))
+        .filter(|r| !r.is_denied())
         .map(|r| tandem_contract::AccessRule {
             id: r.id,
             access_type: r.access_type.clone(),

@@ -389,8 +389,12 @@ impl Run {
                     };
                     effects.push(Effect::ReplicaState { instance: other.id, state: Some(state) });
                     // A size that could not be changed is no reason for a replica not to follow.
-                    if matches!(other.status, InstanceStatus::ExtendingError | InstanceStatus::ShrinkingError)
-                    {
+                    if matches!(
+                        other.status,
+                        InstanceStatus::ExtendingError
+                            | InstanceStatus::ShrinkingError
+                            | InstanceStatus::ShrinkingPossibleDataLossError
+                    ) {
                         let status = InstanceStatus::Available;
                         effects.push(Effect::Status { instance: other.id, status });
                     }
