@@ -14,8 +14,9 @@ use tandem_sdk::{Error, Exporter, Result, Retry};
 
 use crate::{Filesystem, holders};
 
-/// How often, and how far apart, a busy mount is tried.
-const TRIES: u32 = 40;
+/// How often, and how far apart, a busy mount is tried: the kernel's NFS server may hold a file for some seconds after its
+/// client was told off, and longer where the file system has stopped (4 s were seen in a guest).
+const TRIES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Neither devices nor programs that change the user come from a share.
 const FLAGS: MountFlags = MountFlags::NODEV.union(MountFlags::NOSUID);
