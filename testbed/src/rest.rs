@@ -65,12 +65,17 @@ impl Api {
     pub fn resync(&self, replica: &str) -> Value {
         let before = self.syncs(replica).len();
         self.act(replica, "resync").unwrap();
+        let ended = |op: &Value| ["done", "failed", "cancelled"].iter().any(|end| op["status"] == *end);
         wait::until("the sync to end", || {
             let now = self.syncs(replica);
-            let ended = ["done", "failed", "cancelled"]
-                .iter()
-                .any(|end| now.first().is_some_and(|op| op["status"] == *end));
-            (now.len() > before && ended).then(|| now[0].clone())
+            if now.len() > before {
+                return now.first().filter(|op| ended(op)).cloned();
+            }
+            if now.iter().all(ended) {
+                // One was on its way when it was asked for, and none more was begun.
+                self.act(replica, "resync").unwrap();
+            }
+            None
         })
     }
 }

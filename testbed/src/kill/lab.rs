@@ -288,9 +288,17 @@ impl Lab {
         let query = format!("kind=sync&instance_id={replica}&limit=1000");
         let before = self.ask(|api| api.operations(&query)).len();
         self.ask(|api| api.act(replica, "resync"));
+        let ended = |op: &Value| ["done", "failed", "cancelled"].iter().any(|end| op["status"] == *end);
         wait::until("the sync to end", || {
             let now = self.ask(|api| api.operations(&query));
-            (now.len() > before && now[0]["status"] == "done").then_some(())
+            if now.len() > before && now[0]["status"] == "done" {
+                return Some(());
+            }
+            if now.iter().all(ended) {
+                // One was on its way when it was asked for, and ended; or it was cut short.
+                self.ask(|api| api.act(replica, "resync"));
+            }
+            None
         });
     }
 
