@@ -210,6 +210,11 @@ impl Api {
     }
 }
 
+/// Whether an operation is over, however it ended.
+pub fn ended(operation: &Value) -> bool {
+    ["done", "failed", "cancelled"].iter().any(|end| operation["status"] == *end)
+}
+
 /// A string, which must be one.
 pub fn word(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value} should be a string")).to_owned()

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::api::{Api, word};
+use crate::api::{Api, ended, word};
 use crate::wait;
 
 /// The server is where it should be; what these ask for must be answered.
@@ -65,7 +65,6 @@ impl Api {
     pub fn resync(&self, replica: &str) -> Value {
         let before = self.syncs(replica).len();
         self.act(replica, "resync").unwrap();
-        let ended = |op: &Value| ["done", "failed", "cancelled"].iter().any(|end| op["status"] == *end);
         wait::until("the sync to end", || {
             let now = self.syncs(replica);
             if now.len() > before {

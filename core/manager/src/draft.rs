@@ -94,6 +94,14 @@ impl Draft {
         all
     }
 
+    /// The change of size that is on its way: from how many GiB to how many.
+    pub fn resizing(&self) -> Option<(u64, u64)> {
+        self.unfinished().into_iter().find_map(|op| match op.intent {
+            Intent::Resize { from_gb, to_gb } => Some((from_gb, to_gb)),
+            _ => None,
+        })
+    }
+
     /// Takes from the project's quota, or gives back (negative amounts always fit).
     pub fn reserve(&mut self, what: Counted, amount: i64) -> Result<(), Denied> {
         let in_use = self.usage.of(what);

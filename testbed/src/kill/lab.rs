@@ -10,7 +10,7 @@ use std::process::{Command, ExitStatus};
 use serde_json::Value;
 
 use super::pools;
-use crate::api::{Answered, Api, Gone, word};
+use crate::api::{Answered, Api, Gone, ended, word};
 use crate::server::Server;
 use crate::wait;
 
@@ -239,7 +239,6 @@ impl Lab {
     pub fn has_ended(&self, kind: &str) -> bool {
         let Ok(mut list) = self.api.operations(&format!("kind={kind}&limit=1000")) else { return false };
         list.retain(|op| !self.known.contains(&word(&op["id"])));
-        let ended = |op: &Value| ["done", "failed", "cancelled"].iter().any(|end| op["status"] == *end);
         let idle = || self.api.operations("unfinished=true").is_ok_and(|list| list.is_empty());
         !list.is_empty() && list.iter().all(ended) && idle()
     }
@@ -288,7 +287,6 @@ impl Lab {
         let query = format!("kind=sync&instance_id={replica}&limit=1000");
         let before = self.ask(|api| api.operations(&query)).len();
         self.ask(|api| api.act(replica, "resync"));
-        let ended = |op: &Value| ["done", "failed", "cancelled"].iter().any(|end| op["status"] == *end);
         wait::until("the sync to end", || {
             let now = self.ask(|api| api.operations(&query));
             if now.len() > before && now[0]["status"] == "done" {

@@ -113,8 +113,7 @@ fn create_replica(
     let Some(style) = share.replication else { return Err(Denied::NotReplicated(share_id)) };
     draft.need_idle(share_id)?;
     // The one that grew or shrank may have been demoted meanwhile: the size is not settled before that has ended.
-    let resizing = draft.unfinished().iter().any(|op| matches!(op.intent, Intent::Resize { .. }));
-    if resizing || draft.active().is_none_or(|a| a.status != InstanceStatus::Available) {
+    if draft.resizing().is_some() || draft.active().is_none_or(|a| a.status != InstanceStatus::Available) {
         return Err(Denied::NoActiveReplica(share_id));
     }
     draft.reserve(Counted::ShareReplicas, 1)?;

@@ -265,11 +265,8 @@ fn resize_share(
     }
     draft.need_idle(id)?;
     // Another replica may have become the active one, and be available, while the share grows.
-    if let Some(op) = draft.unfinished().iter().find(|op| matches!(op.intent, Intent::Resize { .. })) {
-        let status = match op.intent {
-            Intent::Resize { from_gb, to_gb } if to_gb > from_gb => InstanceStatus::Extending,
-            _ => InstanceStatus::Shrinking,
-        };
+    if let Some((from_gb, to_gb)) = draft.resizing() {
+        let status = if to_gb > from_gb { InstanceStatus::Extending } else { InstanceStatus::Shrinking };
         return Err(Denied::ShareStatus { share: id, status, needed: "available".into() });
     }
     let fits = if verb == "extend" { to_gb > from_gb } else { to_gb < from_gb && to_gb > 0 };

@@ -210,10 +210,7 @@ fn release_later(core: &Core, draft: &Draft, more: Option<PointId>, leaves: Opti
 
 fn return_replica(draft: &mut Draft) {
     // Growth that is on its way was paid for by every instance when it was admitted.
-    let growing = draft.unfinished().into_iter().find_map(|op| match op.intent {
-        Intent::Resize { from_gb, to_gb } if to_gb > from_gb => Some(to_gb),
-        _ => None,
-    });
+    let growing = draft.resizing().filter(|(from_gb, to_gb)| to_gb > from_gb).map(|(_, to_gb)| to_gb);
     let size = growing.or(draft.share.as_ref().map(|s| s.size_gb)).unwrap_or(0);
     let size = i64::try_from(size).unwrap_or(i64::MAX);
     let _ = draft.reserve(Counted::ShareReplicas, -1);

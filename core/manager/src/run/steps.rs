@@ -482,7 +482,6 @@ fn lost(row: &Instance, now: Timestamp) -> String {
     }
 }
 
-/// The rows that follow from a call that serves an instance.
 /// How what was the active one becomes so again: with what it holds, which nobody has gone past.
 fn given_back(seen: &Observation, backend: &Backend) -> Promotion {
     let replication = backend.capabilities().replication.as_ref();
@@ -496,6 +495,7 @@ fn given_back(seen: &Observation, backend: &Backend) -> Promotion {
     }
 }
 
+/// The rows that follow from a call that serves an instance.
 pub(super) fn served(id: InstanceId, info: InstanceInfo, share: &Share) -> Done {
     let epoch = share.epoch;
     Done::with(move |draft| {
