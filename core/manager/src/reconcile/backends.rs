@@ -88,13 +88,10 @@ async fn serve_again(core: &SharedCore, slot: &Arc<Slot>) {
             if row.replica_state.is_some() {
                 core.board.look_at(row.share_id);
             }
-            if row.status == InstanceStatus::Creating && row.part == Part::Whole {
-                // Its operation goes on, and may be past the step that made and served it.
+            if row.status == InstanceStatus::Creating || row.part == Part::Incoming {
+                // Its operation goes on, and may be past the step that made or switched to it and served it.
                 core.board.chores.note(Chore::Repair(row.id), core.clock.now());
-            }
-            if is_served(row)
-                && let Err(error) = ensure(core, slot, row).await
-            {
+            } else if let Err(error) = ensure(core, slot, row).await {
                 tracing::warn!(instance = %row.id, backend = name, %error, "An instance could not be served again.");
                 // What is not there cannot be repaired; the doctor names it.
                 if error.kind != ErrorKind::NotFound {
@@ -122,9 +119,11 @@ fn is_served(row: &Instance) -> bool {
 
 async fn ensure(core: &SharedCore, slot: &Arc<Slot>, row: &Instance) -> Result<(), Error> {
     let backend = slot.opened().await?;
-    // An operation admitted meanwhile may have raised the epoch: the driver refuses a stale one, and that is right.
-    let share = core.store.share(row.share_id).await.map_err(|e| Error::unavailable(e.to_string()))?;
-    if let Some(share) = share {
+    // The page may be old: what it says of share and instance is read again, together. An operation admitted after that
+    // may still raise the epoch: the driver refuses a stale one, and that is right.
+    let family = core.store.family(row.share_id).await.map_err(|e| Error::unavailable(e.to_string()))?;
+    let now = family.instances.iter().find(|i| i.id == row.id);
+    if let (Some(share), Some(_)) = (&family.share, now.filter(|row| is_served(row))) {
         backend.call(&cx(core), EnsureInstance { instance: row.id, epoch: share.epoch }).await?;
     }
     Ok(())

@@ -144,13 +144,10 @@ impl Run {
                 }
                 Err(error) => {
                     // What a replica that is away has, and may still want, is not known: its increments are kept
-                    // from the newest point that it is known to have.
+                    // from the newest point on record that it is known to have.
                     tracing::debug!(instance = %row.id, %error, "A replica is away; points newer than its own stay.");
                     unseen = true;
-                    let known = row.point.as_ref().map(|p| p.made_at);
-                    keep.extend(
-                        scene.share.points.iter().filter(|p| Some(p.made_at) >= known).map(|p| p.info.id),
-                    );
+                    keep.extend(wanted_by(row.point.as_ref(), &scene.share.points));
                 }
             }
         }
@@ -302,6 +299,15 @@ fn in_common<'a>(seen: impl Iterator<Item = &'a Observation>) -> BTreeSet<PointI
     pairs.filter_map(|(a, b)| newest_common(a, b)).map(|p| p.id).collect()
 }
 
+/// The points that a replica which is away may need: all that are newer than what it is known to have, and the newest
+/// that is not. It may be ahead of the others, and follows from that one then.
+fn wanted_by(known: Option<&PointRecord>, records: &[PointRecord]) -> Vec<PointId> {
+    let Some(known) = known.map(|p| p.made_at) else { return records.iter().map(|p| p.info.id).collect() };
+    let base = records.iter().filter(|p| p.made_at <= known).max_by_key(|p| p.made_at);
+    let newer = records.iter().filter(|p| p.made_at >= known);
+    base.into_iter().chain(newer).map(|p| p.info.id).collect()
+}
+
 fn common_format(
     source: &tandem_contract::Capabilities,
     dest: &tandem_contract::Capabilities,
@@ -340,5 +346,36 @@ fn arrived(
             }
             Vec::new()
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    fn at(n: i64) -> PointRecord {
+        let id = PointId(uuid::Uuid::from_u128(u128::from(n.unsigned_abs())));
+        let info = PointInfo { id, fingerprint: String::new(), held: true };
+        PointRecord { info, made_at: Timestamp(n) }
+    }
+
+    #[test]
+    fn a_replica_that_is_away_keeps_what_it_can_follow_from() {
+        let records = [at(1), at(2), at(4), at(5)];
+        let kept = |known: Option<PointRecord>| {
+            let mut kept = wanted_by(known.as_ref(), &records);
+            kept.sort_unstable();
+            kept.dedup();
+            kept
+        };
+        let ids = |all: &[i64]| all.iter().map(|n| at(*n).info.id).collect::<Vec<_>>();
+        assert_eq!(kept(None), ids(&[1, 2, 4, 5]));
+        assert_eq!(kept(Some(at(4))), ids(&[4, 5]));
+        // What it has was given up: it follows from the one before.
+        assert_eq!(kept(Some(at(3))), ids(&[2, 4, 5]));
+        // It is ahead of everybody, after a forced promotion of another one.
+        assert_eq!(kept(Some(at(9))), ids(&[5]));
+        assert!(wanted_by(Some(&at(1)), &[]).is_empty());
     }
 }
