@@ -298,6 +298,37 @@ fn by_the_driver_it_is_killed_cancelled_and_refused_as_from_host_to_host() {
     lab.at_rest("beta");
 }
 
+#[test]
+fn where_the_driver_fails_the_copy_from_host_to_host_goes_on_unless_its_promises_are_wanted() {
+    let lab = Lab::start();
+    let alpha = lab.export();
+    fs::write(alpha.join("file"), "content").unwrap();
+    let source = word(&lab.instances()[0]["id"]);
+    let notes = lab.server.backend("alpha").join(format!("instances/{source}/moving.json"));
+    let beta = lab.pool("beta");
+    // Notes that nobody can read keep the driver from its start.
+    fs::write(&notes, "{").unwrap();
+    assert_eq!(lab.act(&start(&beta, &[("writable", json!(true))])).0, 202);
+    lab.until("migration_error");
+    assert!(lab.why().contains("damaged"), "{}", lab.why());
+    fs::write(alpha.join("still"), "writable").unwrap();
+    lab.at_rest("alpha");
+
+    fs::write(&notes, "{").unwrap();
+    assert_eq!(lab.act(&start(&beta, &[])).0, 202);
+    lab.until("data_copying_completed");
+    let op = lab.api.operations("kind=migrate").unwrap()[0].clone();
+    assert!(op["remarks"].to_string().contains("went on another way"), "{op}");
+    fs::set_permissions(&alpha, std::os::unix::fs::PermissionsExt::from_mode(0o751)).unwrap();
+    assert_eq!(lab.act(&complete()).0, 202);
+    lab.until("migration_success");
+    lab.at_rest("beta");
+    let there = lab.export();
+    assert_eq!(fs::read_to_string(there.join("still")).unwrap(), "writable");
+    let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&there).unwrap());
+    assert_eq!(mode & 0o7777, 0o751);
+}
+
 /// As it is, by an independent tool.
 fn copy(from: &Path, to: &Path) {
     let done = std::process::Command::new("cp").args(["-a"]).arg(from.join(".")).arg(to).status().unwrap();

@@ -148,3 +148,144 @@ fn a_seed_gives_one_history() {
     }
     assert!(lines > 100, "something happened");
 }
+
+/// The switch of a migration, while one of its sides does not answer.
+mod switch {
+    use std::time::Duration;
+
+    use tandem_contract::{InstanceId, ResourceId, ResourceKind};
+    use tandem_driver_fake::{Fault, What};
+    use tandem_manager::model::{InstanceStatus, MigrationRequest, Needs, OpStatus, Operation};
+    use tandem_manager::store::Store;
+    use tandem_testbed::sim::scenario::admin;
+    use tandem_testbed::sim::{Config, Life, SITES, Sim};
+
+    use super::*;
+
+    /// One share on the first site, and a manager at rest.
+    fn with_share(work: impl AsyncFnOnce(&Life<'_>, ResourceId)) {
+        let sim = Sim::new(Config { seed: 1, transport: Transport::Streamed, twice: false, jitter: false });
+        let rested = sim.life(async |life| {
+            life.up().await;
+            let share_type = life.share_type(Style::Readable).await;
+            let share = life.ask_share(share_type).await.unwrap();
+            life.idle().await;
+            life.write(share, 3, 200).await;
+            work(life, share).await;
+            life.rest().await
+        });
+        assert_eq!(rested, Some(Ok(())));
+        assert_eq!(sim.stage.problems(), Vec::<String>::new());
+    }
+
+    fn script(life: &Life<'_>, verb: &str, site: usize, (skip, times): (u32, u32), what: What) {
+        let (verb, site) = (verb.to_owned(), SITES[site].to_owned());
+        life.sim.world.script(Fault { verb, site, skip, times, what });
+    }
+
+    fn fails(error: &str) -> What {
+        What::Fail { error: error.into() }
+    }
+
+    async fn migrate(life: &Life<'_>, share: ResourceId) -> Operation {
+        let request = MigrationRequest {
+            kind: ResourceKind::Share,
+            host: format!("sim@{}", SITES[1]),
+            host_assisted: false,
+            needs: Needs::default(),
+            new_type: None,
+            replicates: false,
+            at_once: true,
+        };
+        life.manager.migrate(&admin(), share, request).await.unwrap().unwrap()
+    }
+
+    async fn until(life: &Life<'_>, what: &str, is: impl AsyncFn() -> bool) {
+        for _ in 0..2400 {
+            if is().await {
+                return;
+            }
+            life.sleep(Duration::from_millis(250)).await;
+        }
+        panic!("never {what}:\n{}", life.stage().trace().join("\n"));
+    }
+
+    async fn completing(life: &Life<'_>, share: ResourceId) {
+        until(life, "completing", async || {
+            let row = life.sim.rows.share(share).await.unwrap().unwrap();
+            row.task_state.as_deref() == Some("migration_completing")
+        })
+        .await;
+    }
+
+    async fn ended(life: &Life<'_>, op: &Operation) -> OpStatus {
+        let status = async || life.sim.rows.operation(op.id).await.unwrap().unwrap().status;
+        until(life, "ended", async || status().await.is_finished()).await;
+        status().await
+    }
+
+    async fn row(life: &Life<'_>, id: InstanceId) -> tandem_manager::model::Instance {
+        life.sim.rows.instance(id).await.unwrap().unwrap()
+    }
+
+    #[test]
+    fn is_cancelled_although_the_destination_is_away() {
+        with_share(async |life, share| {
+            let before = life.active(share).await;
+            script(life, "migration_complete", 0, (0, 100_000), fails("unavailable"));
+            let op = migrate(life, share).await;
+            completing(life, share).await;
+            life.sim.world.isolate(SITES[1], true);
+            life.manager.cancel(op.id).await.unwrap();
+            assert_eq!(ended(life, &op).await, OpStatus::Cancelled);
+            assert_eq!(life.active(share).await, before);
+            assert_eq!(row(life, before.0).await.status, InstanceStatus::Available);
+            life.write(share, 1, 10).await;
+            life.sim.world.isolate(SITES[1], false);
+            life.sim.world.clear_faults();
+        });
+    }
+
+    #[test]
+    fn goes_forward_where_the_storage_has_switched() {
+        with_share(async |life, share| {
+            script(life, "migration_complete", 0, (0, 1), What::LoseAnswer);
+            script(life, "migration_complete", 0, (1, 100_000), fails("unavailable"));
+            script(life, "observe_instance", 1, (0, 100_000), fails("unavailable"));
+            // Asked at the start, for the rounds, and for the switch.
+            script(life, "endpoint", 1, (3, 100_000), fails("unavailable"));
+            let op = migrate(life, share).await;
+            completing(life, share).await;
+            life.sleep(Duration::from_secs(30)).await;
+            life.manager.cancel(op.id).await.unwrap();
+            life.sleep(Duration::from_secs(120)).await;
+            let now = life.sim.rows.operation(op.id).await.unwrap().unwrap();
+            assert_eq!(now.status, OpStatus::Running, "nobody knows what its users may be told");
+            life.sim.world.clear_faults();
+            assert_eq!(ended(life, &op).await, OpStatus::Done);
+            assert_eq!(life.active(share).await.1, SITES[1]);
+        });
+    }
+
+    #[test]
+    fn what_its_driver_could_not_end_is_told_and_ended_later() {
+        with_share(async |life, share| {
+            let (source, _) = life.active(share).await;
+            script(life, "migration_continue", 0, (0, 100), fails("conflict"));
+            script(life, "migration_cancel", 0, (0, 100_000), fails("conflict"));
+            let op = migrate(life, share).await;
+            assert_eq!(ended(life, &op).await, OpStatus::Failed);
+            let told = row(life, source).await;
+            assert_eq!(told.status, InstanceStatus::Error);
+            assert!(told.reason.unwrap().contains("could not end the migration"));
+            life.sim.world.clear_faults();
+            until(life, "repaired", async || {
+                row(life, source).await.status == InstanceStatus::Available
+                    && life.unfinished().await.is_empty()
+            })
+            .await;
+            let op = migrate(life, share).await;
+            assert_eq!(ended(life, &op).await, OpStatus::Done);
+        });
+    }
+}

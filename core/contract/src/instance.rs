@@ -198,4 +198,7 @@ pub struct Attachment {
     pub kind: crate::AttachKind,
     /// Its path on the driver's host.
     pub path: String,
+    /// Permissions of a folder as its users set them, where the driver has taken some away from it meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_mode: Option<u32>,
 }

@@ -101,6 +101,16 @@ pub enum Event {
         /// What takes back what was done, in order; may be empty. The steps join the plan's end.
         undo: Vec<Step>,
     },
+    /// A step failed for good, and the operation goes on another way: these steps follow in the place of those that were
+    /// left, what takes back the first way at their beginning.
+    Replanned {
+        /// The step.
+        step: usize,
+        /// Why.
+        error: Error,
+        /// In order.
+        steps: Vec<Step>,
+    },
     /// Somebody asked for it to end.
     CancelRequested,
     /// Somebody told it to go on after its first phase.
@@ -210,6 +220,7 @@ impl Event {
             Self::Checkpoint { .. } => "checkpoint",
             Self::StepDone { .. } => "step_done",
             Self::StepFailed { .. } => "step_failed",
+            Self::Replanned { .. } => "replanned",
             Self::CancelRequested => "cancel_requested",
             Self::ProceedRequested => "proceed_requested",
             Self::Finished { .. } => "finished",
@@ -281,6 +292,13 @@ impl OpState {
                 self.next += 1;
                 self.undo_from = Some(self.next);
                 self.status = S::Undoing;
+            }
+            (S::Running, Event::Replanned { step, error, steps }) if self.started && *step == self.next => {
+                self.remarks.push(format!("went on another way: {error}"));
+                self.end_step();
+                self.next += 1;
+                self.steps.truncate(self.next);
+                self.steps.extend(steps.iter().cloned());
             }
             // A failing undo step is remembered and passed over: reconcile and doctor own what it left.
             (S::Undoing, Event::StepFailed { step, error, undo })

@@ -94,6 +94,7 @@ fn machine(page: &mut String) {
         Box::new(move |step| Event::Checkpoint { step, token: token.clone() }),
         Box::new(|step| Event::StepDone { step, bytes: None, resumed_bytes: None, remark: None }),
         Box::new(move |step| Event::StepFailed { step, error: Error::bug("x"), undo: Vec::new() }),
+        Box::new(move |step| Event::Replanned { step, error: Error::bug("x"), steps: Vec::new() }),
         Box::new(|_| Event::CancelRequested),
         Box::new(|_| Event::ProceedRequested),
         Box::new(|_| Event::Finished { ending: Ending::Done, error: None }),
@@ -284,12 +285,16 @@ fn words(steps: &[Step]) -> String {
             format!("promote {}{}", who(instance), if *forced { " by force" } else { "" })
         }
         Step::Prepare { instance } => format!("prepare {}", who(instance)),
-        Step::Mirror { source, instance, last: false } => {
+        Step::Mirror { source, instance, last: false, .. } => {
             format!("copy {} onto {}", who(source), who(instance))
+        }
+        Step::Mirror { source, instance, fenced: true, .. } => {
+            format!("copy what {} got since onto {}", who(source), who(instance))
         }
         Step::Mirror { source, instance, .. } => {
             format!("copy {} onto {} and prove it", who(source), who(instance))
         }
+        Step::Withdraw { instance } => format!("serve {} to nobody", who(instance)),
         Step::Assist { source, .. } => format!("let the driver of {} begin", who(source)),
         Step::Carry { source, instance } => format!("driver carries {} to {}", who(source), who(instance)),
         Step::AwaitProceed { .. } => "await the word to go on".into(),

@@ -36,6 +36,11 @@ impl Tree {
         self.root.as_fd()
     }
 
+    /// Sets the permissions of the root.
+    pub fn set_root_mode(&self, mode: u32) -> Result<()> {
+        rustix::fs::fchmod(&self.root, Mode::from_raw_mode(mode)).at("set the permissions of", b"")
+    }
+
     /// A way to reach into it; each thread takes its own.
     pub fn dirs(&self) -> Dirs<'_> {
         Dirs { tree: self, open: Vec::new(), path: Vec::new() }
@@ -173,6 +178,9 @@ pub fn remove(dir: BorrowedFd<'_>, name: &[u8], cancelled: &dyn Fn() -> bool) ->
         let mut below = None;
         let here = dirs.dir(&path).at("open", &path)?;
         for name in names(here).at("list", &path)? {
+            if cancelled() {
+                return Err(Error::Cancelled);
+            }
             match rustix::fs::unlinkat(here, &name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(Errno::ISDIR | Errno::PERM) => {

@@ -132,7 +132,8 @@ fn attach(store: &Store, call: &Attach) -> Result<Outcome<Attachment>> {
         None => mirror::write_whole(&instance.dir, ATTACHED, how.as_bytes()).map_err(|e| from_mirror(&e))?,
     }
     let path = instance.tree().to_string_lossy().into_owned();
-    Ok(outcome(was.is_none(), Attachment { kind: AttachKind::Tree, path }))
+    let attachment = Attachment { kind: AttachKind::Tree, path, root_mode: instance.meta.root_mode };
+    Ok(outcome(was.is_none(), attachment))
 }
 
 /// `Changed` or `Unchanged`.
@@ -225,7 +226,8 @@ fn resize(store: &Store, call: &ResizeInstance, cx: &OpContext) -> Result<Outcom
 
 /// Removes an instance and every trace of it.
 pub(crate) fn delete(store: &Store, id: InstanceId, cx: &OpContext) -> Result<Outcome<()>> {
-    let cancelled = || cx.is_cancelled();
+    let walk = observe::Walk::new(cx, "remove");
+    let cancelled = || walk.is_to_end();
     let remove = |path: &std::path::Path| mirror::remove_path(path, &cancelled).map_err(|e| from_mirror(&e));
     let unfinished = store.unfinished(id);
     let mut changed = unfinished.exists();

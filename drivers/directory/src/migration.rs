@@ -15,7 +15,7 @@ use tandem_sdk::contract::{
     MigrationStart, Outcome, PrepareDestination, Progress, Role, Switched,
 };
 use tandem_sdk::mirror::{self, Control, Mirror, Pass, RootMode};
-use tandem_sdk::{Error, Migration, OpContext, Reachable, Result};
+use tandem_sdk::{Error, ErrorKind, Migration, OpContext, Reachable, Result};
 
 use crate::instance::{create, delete, outcome};
 use crate::store::{Instance, Store, from_mirror, io_error, set_mode};
@@ -158,8 +158,7 @@ fn promise(store: &Store, spec: &MigrationSpec) -> Result<Compatibility> {
         compatible: ours,
         writable: ours,
         nondisruptive: false,
-        // Owners can be given to others by root only.
-        preserve_metadata: ours && rustix::process::geteuid().is_root(),
+        preserve_metadata: ours && keeps_metadata(),
         // There are none to lose.
         preserve_snapshots: ours,
     })
@@ -176,6 +175,12 @@ fn start(store: &Store, spec: &MigrationSpec) -> Result<Outcome<()>> {
     destination(store, &there, spec)?;
     match source.moving()? {
         Some(moving) if moving.destination == spec.destination => return Ok(Outcome::Unchanged(())),
+        // Its end was never told: what it went to is no more.
+        Some(moving) if store.at(&moving.root).find(moving.destination)?.is_none() => {
+            source.meta.read_only = moving.read_only;
+            source.save()?;
+            source.serve()?;
+        }
         Some(moving) => {
             return Err(Error::conflict(format!(
                 "instance {} moves to instance {} already",
@@ -235,6 +240,7 @@ fn round(store: &Store, spec: &MigrationSpec, cx: &OpContext) -> Result<Migratio
     let control = Control::new(&cancelled, &tell);
     if !moving.ready {
         let pass = mirrored(&source, &dest, RootMode::Counts, &control)?;
+        kept(&pass)?;
         moving.rounds += 1;
         moving.bytes = pass.bytes;
         moving.ready = moving.rounds >= LIVE_ROUNDS || pass.written <= LITTLE.max(pass.bytes / 100);
@@ -301,6 +307,23 @@ fn complete(store: &Store, spec: &MigrationSpec, cx: &OpContext) -> Result<Outco
     Ok(Outcome::Changed(Switched { exports: dest.exports() }))
 }
 
+/// Whether everything came along, as was promised.
+fn kept(pass: &Pass) -> Result<()> {
+    if !keeps_metadata() || pass.skipped == mirror::Skipped::default() {
+        return Ok(());
+    }
+    Err(Error::conflict(format!(
+        "the metadata of files cannot all be kept at the destination: {} Choose another destination, or migrate from host \
+         to host",
+        pass.skipped.remarks().join(" ")
+    )))
+}
+
+/// Owners can be given to others by root only.
+fn keeps_metadata() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// Rounds until the destination is proven and nothing changed meanwhile.
 fn prove(source: &Instance, dest: &Instance, control: &Control<'_>) -> Result<()> {
     for _ in 0..LAST_ROUNDS {
@@ -308,7 +331,7 @@ fn prove(source: &Instance, dest: &Instance, control: &Control<'_>) -> Result<()
         let proof = with(source, dest, RootMode::Aside, |mirror| mirror.prove(control))?;
         let after = mirrored(source, dest, RootMode::Aside, control)?;
         if proof.wrong == 0 && after.is_unchanged() {
-            return Ok(());
+            return kept(&after);
         }
     }
     Err(Error::conflict(format!(
@@ -321,11 +344,25 @@ fn prove(source: &Instance, dest: &Instance, control: &Control<'_>) -> Result<()
 fn cancel(store: &Store, spec: &MigrationSpec) -> Result<Outcome<()>> {
     let mut source = store.lock_existing(spec.source)?;
     source.meta.clone().see(spec.epoch)?;
-    let Some(moving) = source.moving()?.filter(|moving| moving.destination == spec.destination) else {
+    let moving = match source.moving() {
+        // Nobody can read where it went; it is active here, so that nothing was switched.
+        Err(e) if e.kind == ErrorKind::Unavailable && source.meta.role == Role::Active => {
+            tracing::warn!(source = %spec.source, error = %e, "A migration without readable notes is ended.");
+            source.meta.read_only = false;
+            source.save()?;
+            source.serve()?;
+            source.forget_moving()?;
+            return Ok(Outcome::Changed(()));
+        }
+        other => other?,
+    };
+    let Some(moving) = moving.filter(|moving| moving.destination == spec.destination) else {
         return Ok(Outcome::Unchanged(()));
     };
     let there = store.at(&moving.root);
-    if there.find(spec.destination)?.is_some_and(|dest| dest.meta.role == Role::Active) {
+    // The source is fenced before the destination is active; until then it need not be there.
+    let begun = source.meta.role != Role::Active;
+    if begun && there.find(spec.destination)?.is_some_and(|dest| dest.meta.role == Role::Active) {
         return Err(Error::conflict("it has been switched already; release it"));
     }
     source.meta.role = Role::Active;
@@ -406,5 +443,24 @@ impl Instance {
             self.save()?;
         }
         self.serve()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_that_was_promised_and_is_not_kept_is_a_conflict() {
+        assert!(kept(&Pass::default()).is_ok());
+        let skipped = mirror::Skipped { xattrs: 3, ..mirror::Skipped::default() };
+        let told = kept(&Pass { skipped, ..Pass::default() });
+        if keeps_metadata() {
+            let error = told.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Conflict);
+            assert!(error.message.contains("3 extended attributes"), "{error}");
+        } else {
+            assert!(told.is_ok(), "nothing was promised");
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! What is really there: pools, instances, how full they are.
 
 use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tandem_sdk::contract::{
     AttachKind, Capabilities, Epoch, Health, InstanceId, MigrationCapability, Observation, PointId,
-    PointInfo, Pool, ReplicaReport, ReplicaState, ReplicationCapability, ResourceId, ResumeToken, Role,
-    Style, Transport,
+    PointInfo, Pool, Progress, ReplicaReport, ReplicaState, ReplicationCapability, ResourceId, ResumeToken,
+    Role, Style, Transport,
 };
 use tandem_sdk::mirror::{self, Control, ManifestReader, RootMode, STREAM_FORMAT};
 use tandem_sdk::{Error, OpContext, Result};
@@ -42,6 +43,31 @@ pub(crate) fn capabilities(config: &Config) -> Capabilities {
 }
 
 const GIB: u64 = 1 << 30;
+
+/// Names looked at between two reports.
+const OFTEN: u64 = 1024;
+
+/// Tells that a walk over names, whose end nobody knows, moves.
+pub(crate) struct Walk<'a> {
+    cx: &'a OpContext,
+    phase: &'static str,
+    seen: AtomicU64,
+}
+
+impl<'a> Walk<'a> {
+    pub(crate) fn new(cx: &'a OpContext, phase: &'static str) -> Self {
+        Self { cx, phase, seen: AtomicU64::new(0) }
+    }
+
+    /// Counts one more name; whether the walk is to end.
+    pub(crate) fn is_to_end(&self) -> bool {
+        let seen = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
+        if seen.is_multiple_of(OFTEN) {
+            self.cx.progress(Progress::of(self.phase, seen, None));
+        }
+        self.cx.is_cancelled()
+    }
+}
 
 /// The one pool.
 pub(crate) fn pools(store: &Store) -> Result<Vec<Pool>> {
@@ -90,7 +116,8 @@ pub(crate) fn used(instance: &Instance, cx: &OpContext) -> Result<u64> {
     if instance.meta.version == 0 {
         return Ok(0);
     }
-    let cancelled = || cx.is_cancelled();
+    let walk = Walk::new(cx, "count");
+    let cancelled = || walk.is_to_end();
     let control = Control::new(&cancelled, &|_| {});
     mirror::usage(&instance.open_tree()?, &control).map_err(|e| from_mirror(&e))
 }
@@ -241,7 +268,8 @@ pub(crate) fn changed_since(instance: &Instance, point: Option<&PointInfo>, cx: 
     }
     let manifest =
         ManifestReader::open(&instance.point_file(point.id, "manifest")).map_err(|e| from_mirror(&e))?;
-    let cancelled = || cx.is_cancelled();
+    let walk = Walk::new(cx, "compare");
+    let cancelled = || walk.is_to_end();
     let control = Control::new(&cancelled, &|_| {});
     let root = if instance.meta.root_mode.is_some() { RootMode::Aside } else { RootMode::Counts };
     mirror::changed(&instance.open_tree()?, manifest, root, &control).map_err(|e| from_mirror(&e))

@@ -232,7 +232,9 @@ impl Attachable for Fake {
                 Some(path) => files_of(path, &self.config.site, call.instance).display().to_string(),
                 None => return Err(Error::unsupported("a world in memory has no paths")),
             };
-            let attachment = Attachment { kind: AttachKind::Tree, path };
+            // Its folder says so by its permissions.
+            let root_mode = (!instance.is_writable()).then_some(0o755);
+            let attachment = Attachment { kind: AttachKind::Tree, path, root_mode };
             match instance.attached {
                 Some(read_only) if read_only == call.read_only => Ok(Outcome::Unchanged(attachment)),
                 Some(_) => Err(Error::conflict("it is attached the other way; detach it first")),

@@ -157,11 +157,11 @@ impl Fake {
     }
 
     pub(crate) fn stop_moving(&self, sites: &mut Sites, spec: &MigrationSpec) -> Result<Outcome<()>> {
-        let switched = matches!(destination(sites, spec), Ok(dest) if dest.role == Role::Active);
-        if switched {
+        // The destination may be away: the source tells.
+        let source = find(sites, &self.config.site, spec.source)?;
+        if source.role != Role::Active {
             return Err(Error::conflict("it has been switched already; revert or release it"));
         }
-        let source = find(sites, &self.config.site, spec.source)?;
         Ok(match source.moving.take() {
             Some(_) => Outcome::Changed(()),
             None => Outcome::Unchanged(()),

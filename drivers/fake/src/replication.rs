@@ -121,6 +121,10 @@ impl Fake {
 
     fn check_promotion(&self, instance: &Instance, promotion: Promotion) -> Result<()> {
         let id = instance.spec.instance;
+        // Fenced while it was the active one, and given back: it follows nobody and lacks nothing.
+        if instance.role == Role::Fenced && instance.spec.replication.is_none() {
+            return Ok(());
+        }
         match (self.config.mode, promotion) {
             (Mode::Streamed, _) if instance.whole.is_none() && instance.points.is_empty() => {
                 Err(Error::conflict(format!("instance {id} holds no whole point; nothing could be served")))

@@ -144,7 +144,7 @@ impl Attachable for Lvm {
             inner.mount(cx, image, read_only).await?;
         }
         let path = inner.path(call.instance).to_string_lossy().into_owned();
-        Ok(outcome(was.is_none(), Attachment { kind: AttachKind::Tree, path }))
+        Ok(outcome(was.is_none(), Attachment { kind: AttachKind::Tree, path, root_mode: None }))
     }
 
     async fn detach(&self, cx: &OpContext, call: Detach) -> Result<Outcome<()>> {

@@ -73,14 +73,19 @@ pub(super) fn migrate(
             ]);
         }
         Approach::Host => {
-            steps.extend([Step::CreateInstance { instance }, Step::Mirror { source, instance, last: false }]);
+            let live = Step::Mirror { source, instance, last: false, fenced: false };
+            let last = |fenced| Step::Mirror { source, instance, last: true, fenced };
+            steps.extend([Step::CreateInstance { instance }, live.clone()]);
             if let Some(wait) = wait(false) {
                 // What was written while it waited is carried before writers are held back.
-                steps.extend([wait, Step::Mirror { source, instance, last: false }]);
+                steps.extend([wait, live]);
+            }
+            steps.extend([Step::Cast { instance: source, read_only: true }, last(false)]);
+            if world.can_fence(source) {
+                // Whoever had a file open may have gone on writing it until here.
+                steps.extend([Step::Withdraw { instance: source }, last(true)]);
             }
             steps.extend([
-                Step::Cast { instance: source, read_only: true },
-                Step::Mirror { source, instance, last: true },
                 Step::Detach { instance },
                 Step::Ensure { instance },
                 Step::Grant { instance },
@@ -89,6 +94,24 @@ pub(super) fn migrate(
         }
     }
     Ok(steps)
+}
+
+/// The steps of the other way, where the driver's attempt has failed in its first phase: what it began is ended, what it
+/// made is removed, and the copy from host to host begins. `None` where that cannot be, or was not asked for.
+pub(crate) fn instead(
+    world: &World<'_>,
+    source: InstanceId,
+    instance: InstanceId,
+    request: &MigrationRequest,
+    taken: &[Step],
+) -> Option<Vec<Step>> {
+    let by_host = MigrationRequest { host_assisted: true, ..request.clone() };
+    let copied = taken.iter().any(|s| matches!(s, Step::Mirror { .. }));
+    let steps = migrate(world, source, instance, &by_host).ok().filter(|_| !copied)?;
+    let mut first = undo(source, instance, taken, taken.len().saturating_sub(1));
+    first.push(Step::DeleteInstance { instance });
+    // It is placed.
+    Some(first.into_iter().chain(steps.into_iter().skip(1)).collect())
 }
 
 /// Gives the source back as it was. The destination is removed by an operation of its own, which may take its time.
@@ -100,6 +123,9 @@ pub(super) fn undo(source: InstanceId, instance: InstanceId, steps: &[Step], fai
     let mut undo = Vec::new();
     if reached(&|s| matches!(s, Step::Assist { .. })) {
         undo.push(Step::Unwind { source, instance });
+    }
+    if reached(&|s| matches!(s, Step::Withdraw { .. })) {
+        undo.push(Step::Ensure { instance: source });
     }
     if reached(&|s| matches!(s, Step::Cast { .. })) {
         undo.push(Step::Cast { instance: source, read_only: false });

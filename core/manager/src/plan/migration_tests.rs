@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use proptest::prelude::*;
-use tandem_contract::{AttachKind, Compatibility, InstanceId, PointId, ReplicaState, ResourceKind};
+use tandem_contract::{
+    AttachKind, Capabilities, Compatibility, InstanceId, PointId, ReplicaState, ReplicationCapability,
+    ResourceKind, Style, Transport,
+};
 use uuid::Uuid;
 
 use super::*;
@@ -25,10 +28,27 @@ fn request(host_assisted: bool, needs: Needs, at_once: bool) -> MigrationRequest
 }
 
 fn planned(request: &MigrationRequest, sides: Sides) -> Result<Vec<Step>, Error> {
+    in_world(sides, |world| {
+        let intent = Intent::Migrate { source: SOURCE, destination: DEST, request: request.clone() };
+        plan(&intent, world)
+    })
+}
+
+/// The source's driver can fence.
+fn in_world<T>(sides: Sides, ask: impl FnOnce(&World<'_>) -> T) -> T {
     let mut dest = tests::row(DEST, ReplicaState::Active);
     (dest.part, dest.replica_state) = (Part::Incoming, None);
     let instances = [tests::row(SOURCE, ReplicaState::Active), dest];
-    let (capabilities, links) = (HashMap::new(), HashMap::new());
+    let replication = ReplicationCapability {
+        styles: vec![Style::Dr],
+        transport: Transport::Streamed { formats: vec!["x".into()], resumable: true },
+        domain: None,
+        max_instances: None,
+        quiesce: false,
+        lag_bytes: false,
+    };
+    let source = Capabilities { replication: Some(replication), ..Capabilities::default() };
+    let (capabilities, links) = (HashMap::from([(SOURCE, source)]), HashMap::new());
     let world = World {
         instances: &instances,
         capabilities: &capabilities,
@@ -36,8 +56,7 @@ fn planned(request: &MigrationRequest, sides: Sides) -> Result<Vec<Step>, Error>
         sides: Some(sides),
         new_points: [PointId(Uuid::from_u128(10)), PointId(Uuid::from_u128(11))],
     };
-    let intent = Intent::Migrate { source: SOURCE, destination: DEST, request: request.clone() };
-    plan(&intent, &world)
+    ask(&world)
 }
 
 fn needs() -> impl Strategy<Value = Needs> {
@@ -93,6 +112,10 @@ proptest! {
             let last = at(&steps, |s| matches!(s, Step::Mirror { last: true, .. })).unwrap();
             let grant = at(&steps, |s| matches!(s, Step::Grant { .. })).unwrap();
             prop_assert!(cast < last && last < grant && grant < switch);
+            // Whoever had a file open wrote on until nobody was served: what came of that is carried too.
+            let away = at(&steps, |s| matches!(s, Step::Withdraw { .. })).unwrap();
+            let since = at(&steps, |s| matches!(s, Step::Mirror { fenced: true, .. })).unwrap();
+            prop_assert!(last < away && away < since && since < grant);
             let before = at(&steps[..cast], |s| matches!(s, Step::Mirror { last: false, .. }));
             prop_assert!(before.is_some());
             // A user who waits with migration_complete writes until then.
@@ -106,9 +129,33 @@ proptest! {
         }
     }
 
+    /// Where the driver's attempt fails, what it began is ended and the copy from host to host begins, once.
+    #[test]
+    fn a_driver_that_fails_leaves_the_other_way(promises in promises(), at_once: bool, needs in needs(), cut in 0_usize..5) {
+        let request = request(false, needs, at_once);
+        let attach = (Some(AttachKind::Tree), Some(AttachKind::Tree));
+        let sides = Sides { compatibility: Compatibility { compatible: true, ..promises }, remark: None, attach };
+        let Ok(steps) = planned(&request, sides.clone()) else { return Ok(()) };
+        let first = at(&steps, |s| matches!(s, Step::Carry { .. })).unwrap_or(0);
+        let taken = &steps[..=cut.min(first)];
+        let other = in_world(sides.clone(), |w| instead(w, SOURCE, DEST, &request, taken));
+        prop_assert_eq!(other.is_some(), !needs.any() && first > 0);
+        let Some(other) = other else { return Ok(()) };
+        let begun = taken.iter().any(|s| matches!(s, Step::Assist { .. }));
+        prop_assert_eq!(other.contains(&Step::Unwind { source: SOURCE, instance: DEST }), begun);
+        let removed = at(&other, |s| matches!(s, Step::DeleteInstance { .. })).unwrap();
+        let made = at(&other, |s| matches!(s, Step::CreateInstance { .. })).unwrap();
+        prop_assert!(removed < made);
+        let cast = taken.contains(&Step::Cast { instance: SOURCE, read_only: true });
+        let freed = at(&other[..made], |s| matches!(s, Step::Cast { read_only: false, .. }));
+        prop_assert_eq!(freed.is_some(), cast);
+        let all: Vec<Step> = taken.iter().cloned().chain(other).collect();
+        prop_assert!(in_world(sides, |w| instead(w, SOURCE, DEST, &request, &all)).is_none());
+    }
+
     /// Whatever fails before the switch, the source is written again and nothing of the driver's goes on.
     #[test]
-    fn the_way_back_gives_the_source_back(promises in promises(), at_once: bool, cut in 0_usize..12) {
+    fn the_way_back_gives_the_source_back(promises in promises(), at_once: bool, cut in 0_usize..14) {
         let request = request(false, Needs::default(), at_once);
         let attach = (Some(AttachKind::Tree), Some(AttachKind::Tree));
         let steps = planned(&request, Sides { compatibility: promises, remark: None, attach }).unwrap();
@@ -123,6 +170,8 @@ proptest! {
         let reached = |pick: &dyn Fn(&Step) -> bool| steps[..=failed].iter().any(pick);
         let cast = reached(&|s| matches!(s, Step::Cast { .. }));
         prop_assert_eq!(back.contains(&Step::Cast { instance: SOURCE, read_only: false }), cast);
+        let away = reached(&|s| matches!(s, Step::Withdraw { .. }));
+        prop_assert_eq!(back.contains(&Step::Ensure { instance: SOURCE }), away);
         let begun = reached(&|s| matches!(s, Step::Assist { .. }));
         prop_assert_eq!(back.contains(&Step::Unwind { source: SOURCE, instance: DEST }), begun);
         let attached = reached(&|s| matches!(s, Step::Mirror { .. }));

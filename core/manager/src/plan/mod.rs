@@ -14,7 +14,7 @@ mod share;
 pub(crate) mod tests;
 mod world;
 
-pub(crate) use migration::{Approach, approach};
+pub(crate) use migration::{Approach, approach, instead};
 pub(crate) use world::{Link, Sides, World};
 
 /// One step of an operation. Every step may be taken again after a crash: its executor looks first.
@@ -127,6 +127,14 @@ pub enum Step {
         instance: InstanceId,
         /// Writers are held back: this pass ends with the proof that both are the same.
         last: bool,
+        /// Nobody is served any more: what came until then is carried.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        fenced: bool,
+    },
+    /// Serve an instance to nobody, so that nothing comes that is not carried.
+    Withdraw {
+        /// The source.
+        instance: InstanceId,
     },
     /// Let the source's driver begin to carry.
     Assist {

@@ -62,6 +62,11 @@ impl World<'_> {
         matches!(self.transport(id), Some(Transport::Storage { .. }))
     }
 
+    /// Whether its driver can serve it to nobody.
+    pub fn can_fence(&self, id: InstanceId) -> bool {
+        self.capabilities.get(&id).is_some_and(|c| c.replication.is_some())
+    }
+
     pub fn can_quiesce(&self, id: InstanceId) -> bool {
         self.capabilities.get(&id).and_then(|c| c.replication.as_ref()).is_some_and(|r| r.quiesce)
     }

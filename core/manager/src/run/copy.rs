@@ -28,29 +28,51 @@ struct Copied {
     remarks: Vec<String>,
 }
 
+/// How far a copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Users write.
+    Live,
+    /// Writers are held back; ends with a proof.
+    Last,
+    /// Nobody is served any more, and all was proven before; what came in between is carried.
+    Fenced,
+}
+
+impl Phase {
+    pub const fn of(last: bool, fenced: bool) -> Self {
+        match (last, fenced) {
+            (_, true) => Self::Fenced,
+            (true, false) => Self::Last,
+            (false, false) => Self::Live,
+        }
+    }
+}
+
 /// What is copied, how fast, and where that is noted.
 struct Job {
     source: Attachment,
     dest: Attachment,
     state: PathBuf,
-    last: bool,
+    phase: Phase,
     bandwidth: Option<u64>,
     /// Bytes that the source's driver says are used: a total for the first pass, which knows none.
     used: Option<u64>,
 }
 
 impl Run {
-    /// Copies as much as users' writing allows; `last`, with writers held back, ends with a proof.
+    /// Copies as much as users' writing allows; with writers held back it ends with a proof.
     pub(super) async fn mirror(
         &self,
         scene: &Scene,
         source: InstanceId,
         instance: InstanceId,
-        last: bool,
+        phase: Phase,
     ) -> Result<Done, Error> {
         let (from, to) = (scene.row(source)?, scene.row(instance)?);
         let (here, there) = (self.core.backends.of(from).await?, self.core.backends.of(to).await?);
-        let seen = if last { None } else { self.observe(from).await.ok().flatten() };
+        let first = phase == Phase::Live;
+        let seen = if first { self.observe(from).await.ok().flatten() } else { None };
         let used = seen.and_then(|seen| seen.used_bytes);
         let verb = Attach { instance: source, epoch: scene.epoch_of(from), read_only: true };
         let source = self.ask(&here, verb).await?.into_inner();
@@ -59,7 +81,7 @@ impl Run {
             .await?
             .into_inner();
         let state = self.core.settings.work_dir.join(self.op.to_string());
-        let job = Arc::new(Job { source, dest, state, last, bandwidth: self.core.settings.bandwidth, used });
+        let job = Arc::new(Job { source, dest, state, phase, bandwidth: self.core.settings.bandwidth, used });
         let copied = self
             .moving(async |cx| {
                 let job = Arc::clone(&job);
@@ -98,15 +120,28 @@ impl Job {
         })?;
         let open = |path: &str| Tree::open(Path::new(path)).map_err(|e| from_mirror(&e));
         let (source, dest) = (open(&self.source.path)?, open(&self.dest.path)?);
-        let root = if self.last { RootMode::Aside } else { RootMode::Counts };
+        let aside = self.source.root_mode.filter(|_| self.phase != Phase::Live);
+        let root = if aside.is_some() { RootMode::Aside } else { RootMode::Counts };
         let mirror = Mirror { source: &source, dest: &dest, state: &self.state, root };
-        if self.last { last(&mirror, control) } else { live(&mirror, control) }
+        if let Some(mode) = aside {
+            dest.set_root_mode(mode | 0o700).map_err(|e| from_mirror(&e))?;
+        }
+        let copied = match self.phase {
+            Phase::Live => live(&mirror, control),
+            Phase::Last => last(&mirror, control),
+            Phase::Fenced => since(&mirror, control),
+        }?;
+        if let Some(mode) = aside {
+            // As its users set them last, before the keeper of the source took them aside.
+            dest.set_root_mode(mode).map_err(|e| from_mirror(&e))?;
+        }
+        Ok(copied)
     }
 
     fn devices(&self, control: &Control<'_>) -> Result<Copied, Error> {
         let (source, dest) = (Path::new(&self.source.path), Path::new(&self.dest.path));
-        let bytes =
-            tandem_mirror::mirror_device(source, dest, self.last, control).map_err(|e| from_mirror(&e))?;
+        let bytes = tandem_mirror::mirror_device(source, dest, self.phase != Phase::Live, control)
+            .map_err(|e| from_mirror(&e))?;
         Ok(Copied { bytes, remarks: Vec::new() })
     }
 }
@@ -150,6 +185,16 @@ fn last(mirror: &Mirror<'_>, control: &Control<'_>) -> Result<Copied, Error> {
     )))
 }
 
+/// What came between a proof and the moment from which nobody was served. Where nothing did, that proof stands.
+fn since(mirror: &Mirror<'_>, control: &Control<'_>) -> Result<Copied, Error> {
+    let pass = mirror.pass(control).map_err(|e| from_mirror(&e))?;
+    if pass.is_unchanged() {
+        return Ok(Copied { bytes: pass.written, remarks: Vec::new() });
+    }
+    let copied = last(mirror, control)?;
+    Ok(Copied { bytes: pass.written + copied.bytes, ..copied })
+}
+
 /// An error of the copying library, as the contract has it.
 fn from_mirror(error: &tandem_mirror::Error) -> Error {
     let message = error.to_string();
@@ -189,5 +234,50 @@ fn remove(path: &Path) {
             tracing::debug!(path = %show(path.as_bytes()), %error, "The notes of a copy could not be removed.");
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_came_after_the_proof_is_carried_and_the_root_is_as_its_users_left_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let (from, to, state) = (place("from"), place("to"), place("state"));
+        fs::create_dir(from.join("sub")).unwrap();
+        fs::write(from.join("sub/open"), "first").unwrap();
+        let side = |path: &Path, root_mode| Attachment {
+            kind: AttachKind::Tree,
+            path: path.to_string_lossy().into_owned(),
+            root_mode,
+        };
+        let job = |phase, root_mode| {
+            let (source, dest, state) = (side(&from, root_mode), side(&to, None), state.clone());
+            let job = Job { source, dest, state, phase, bandwidth: None, used: None };
+            job.run(&CallContext::new(OpId(uuid::Uuid::nil()))).unwrap().bytes
+        };
+        fs::set_permissions(&from, Permissions::from_mode(0o755)).unwrap();
+        job(Phase::Live, None);
+        // Somebody changed it since; its keeper took writing away then, and tells what it was.
+        fs::set_permissions(&from, Permissions::from_mode(0o550)).unwrap();
+        job(Phase::Last, Some(0o2750));
+        let mode = || fs::metadata(&to).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(), 0o2750);
+        assert_eq!(job(Phase::Fenced, Some(0o2750)), 0, "nothing came");
+        fs::write(from.join("sub/open"), "first and second").unwrap();
+        fs::write(from.join("sub/new"), "third").unwrap();
+        job(Phase::Fenced, Some(0o2750));
+        assert_eq!(fs::read_to_string(to.join("sub/open")).unwrap(), "first and second");
+        assert_eq!(fs::read_to_string(to.join("sub/new")).unwrap(), "third");
+        assert_eq!(mode(), 0o2750);
     }
 }

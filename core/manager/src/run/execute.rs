@@ -160,7 +160,7 @@ impl Run {
         links
     }
 
-    async fn with_world<T>(
+    pub(super) async fn with_world<T>(
         &self,
         family: &Family,
         links: &HashMap<tandem_contract::InstanceId, Link>,
@@ -288,6 +288,11 @@ impl Run {
                 .record(Event::StepFailed { step: n, error: error.clone(), undo: Vec::new() }, |draft| {
                     super::finish::left_behind(draft, &left, &error)
                 })
+                .await;
+        }
+        if let Some(steps) = self.another_way(&step, &error).await {
+            return self
+                .record(Event::Replanned { step: n, error, steps: steps.clone() }, |_| Vec::new())
                 .await;
         }
         let family = self.core.store.family(self.share).await?;

@@ -1,12 +1,14 @@
 //! Steps of a migration, the task states that they show, and what its end sets.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::Value;
 use tandem_contract::{
-    Detach, Error, ErrorKind, GetEndpoint, InstanceId, InstanceInfo, MigrationCancel,
-    MigrationCheckCompatibility, MigrationComplete, MigrationContinue, MigrationRelease, MigrationSpec,
-    MigrationStart, PrepareDestination, Progress, ReplicaState, ResourceKind, Role, Style,
+    DemoteReplica, Demotion, Detach, Error, ErrorKind, ExportLocation, GetEndpoint, InstanceId, InstanceInfo,
+    MigrationCancel, MigrationCheckCompatibility, MigrationComplete, MigrationContinue, MigrationRelease,
+    MigrationSpec, MigrationStart, PrepareDestination, Progress, ReplicaState, ResourceKind, Retry, Role,
+    Style,
 };
 use tandem_host::Backend;
 
@@ -127,8 +129,8 @@ impl Run {
         source: InstanceId,
         instance: InstanceId,
     ) -> Result<(Backend, MigrationSpec), Error> {
-        let (from, to) = (scene.row(source)?, scene.row(instance)?);
-        let (here, there) = (self.core.backends.of(from).await?, self.core.backends.of(to).await?);
+        let to = scene.row(instance)?;
+        let there = self.core.backends.of(to).await?;
         let endpoint = match self.ask(&there, GetEndpoint { instance }).await {
             Ok(endpoint) => serde_json::to_value(endpoint).unwrap_or_default(),
             // What is not there any more has no address.
@@ -136,16 +138,41 @@ impl Run {
             Err(error) => return Err(error),
         };
         let host = to.pool.as_ref().map(ToString::to_string).unwrap_or_default();
+        let (here, spec) = self.half(scene, source, instance).await?;
+        Ok((here, MigrationSpec { endpoint, destination_driver: description(&there, &host), ..spec }))
+    }
+
+    /// The same where the destination may be away: it is not asked.
+    async fn half(
+        &self,
+        scene: &Scene,
+        source: InstanceId,
+        instance: InstanceId,
+    ) -> Result<(Backend, MigrationSpec), Error> {
+        let here = self.core.backends.of(scene.row(source)?).await?;
         let spec = MigrationSpec {
             resource: scene.share.id,
             kind: self.kind(),
             source,
             destination: instance,
             epoch: scene.share.epoch,
-            endpoint,
-            destination_driver: description(&there, &host),
+            endpoint: Value::Null,
+            destination_driver: serde_json::Map::new(),
         };
         Ok((here, spec))
+    }
+
+    /// The best that can be said of both sides.
+    async fn whoever(
+        &self,
+        scene: &Scene,
+        source: InstanceId,
+        instance: InstanceId,
+    ) -> Result<(Backend, MigrationSpec), Error> {
+        match self.pair(scene, source, instance).await {
+            Ok(pair) => Ok(pair),
+            Err(_) => self.half(scene, source, instance).await,
+        }
     }
 
     fn kind(&self) -> ResourceKind {
@@ -201,6 +228,30 @@ impl Run {
         Ok(Done { bytes: Some(carried), ..Done::nothing() })
     }
 
+    /// What follows where the driver's attempt fails in its first phase: a copy from host to host, unless the request wants
+    /// what only the driver can, or the copy would fail for the same reason.
+    pub(super) async fn another_way(&self, step: &Step, error: &Error) -> Option<Vec<Step>> {
+        use ErrorKind as K;
+        let Intent::Migrate { source, destination, request } = self.intent() else { return None };
+        let attempt = matches!(step, Step::Prepare { .. } | Step::Assist { .. } | Step::Carry { .. });
+        let hopeless = matches!(error.kind, K::Cancelled | K::OutOfSpace | K::StaleEpoch);
+        if !attempt || hopeless || !self.state.started || self.state.undoing() || self.cancelled() {
+            return None;
+        }
+        let scene = self.scene().await.ok()?;
+        // Both sides have to answer.
+        self.observe(scene.row(source).ok()?).await.ok()?;
+        self.observe(scene.row(destination).ok()?).await.ok()?;
+        let by_host = MigrationRequest { host_assisted: true, ..request.clone() };
+        let sides = self.core.sides(&scene.family, source, destination, &by_host).await;
+        let taken = &self.state.steps[..=self.state.next];
+        self.with_world(&scene.family, &HashMap::new(), Some(sides), |world| {
+            crate::plan::instead(world, source, destination, &request, taken)
+        })
+        .await
+        .flatten()
+    }
+
     /// Waits for the word to go on; a cancel ends the wait.
     pub(super) async fn await_proceed(&self) -> Result<Done, Error> {
         tokio::select! {
@@ -216,26 +267,82 @@ impl Run {
         }
     }
 
-    /// The driver switches. Where its answer is lost, the storage tells whether it has.
+    /// The driver switches. Where its answer is lost, the storage tells whether it has; a cancel takes it back where the
+    /// source's driver still can.
     pub(super) async fn take_over(
         &self,
         scene: &Scene,
         source: InstanceId,
         instance: InstanceId,
     ) -> Result<Done, Error> {
-        let (backend, migration) = self.pair(scene, source, instance).await?;
-        let answer = self
-            .moving(async |cx| backend.call(&cx, MigrationComplete { migration: migration.clone() }).await)
-            .await;
+        let answer = match self.cancelled() {
+            true => Err(Error::cancelled("cancelled on request")),
+            false => self.complete(scene, source, instance).await,
+        };
         let exports = match answer {
-            Ok(switched) => switched.into_inner().exports,
+            Ok(exports) => exports,
             Err(error) => match self.observe(scene.row(instance)?).await {
                 Ok(Some(seen)) if seen.role == Role::Active => seen.exports,
-                _ => return Err(error),
+                // It is tried again; so it is at the next start where the server stops.
+                _ if self.core.stop.is_cancelled() => return Err(error),
+                _ if error.retry == Retry::Safe && !self.cancelled() => return Err(error),
+                seen => return Err(self.call_off(scene, source, instance, error, seen.is_ok()).await),
             },
         };
         let info = InstanceInfo { exports, ..InstanceInfo::default() };
         Ok(served(instance, info, &scene.share))
+    }
+
+    async fn complete(
+        &self,
+        scene: &Scene,
+        source: InstanceId,
+        instance: InstanceId,
+    ) -> Result<Vec<ExportLocation>, Error> {
+        let (backend, migration) = self.pair(scene, source, instance).await?;
+        let switched = self
+            .moving(async |cx| {
+                let call = backend.call(&cx, MigrationComplete { migration });
+                tokio::pin!(call);
+                tokio::select! {
+                    biased;
+                    answer = &mut call => return answer,
+                    () = self.cancel.cancelled() => cx.cancel.cancel(),
+                }
+                call.await
+            })
+            .await?;
+        Ok(switched.into_inner().exports)
+    }
+
+    /// Asks the source's driver to end a switch that failed or was cancelled. Only where it says that it has not switched
+    /// may anything be taken back; anything else is tried again.
+    async fn call_off(
+        &self,
+        scene: &Scene,
+        source: InstanceId,
+        instance: InstanceId,
+        why: Error,
+        destination_answers: bool,
+    ) -> Error {
+        let asked = match self.half(scene, source, instance).await {
+            Ok((backend, migration)) => self.ask(&backend, MigrationCancel { migration }).await.map(drop),
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(()) if self.cancelled() => Error::cancelled("cancelled on request"),
+            Ok(()) => why,
+            Err(error) if error.kind == ErrorKind::Conflict => Error::unavailable(format!(
+                "the storage has switched, and its new side does not answer; it is waited for ({error})"
+            ))
+            .retry(Retry::Safe),
+            // Gone with everything in it, and its other side is not active.
+            Err(error) if error.kind == ErrorKind::NotFound && destination_answers => error,
+            Err(error) => {
+                Error::unavailable(format!("whether the storage has switched is not known: {error}"))
+                    .retry(Retry::Safe)
+            }
+        }
     }
 
     pub(super) async fn unwind(
@@ -244,9 +351,43 @@ impl Run {
         source: InstanceId,
         instance: InstanceId,
     ) -> Result<Done, Error> {
-        let (backend, migration) = self.pair(scene, source, instance).await?;
+        let (backend, migration) = self.whoever(scene, source, instance).await?;
         self.ask(&backend, MigrationCancel { migration }).await?;
         Ok(Done::nothing())
+    }
+
+    /// Lets the driver of an instance end the migration away from it whose taking back failed. None, and one that knows
+    /// nothing of it, is no error.
+    pub(super) async fn end_old_move(&self, scene: &Scene, source: InstanceId) -> Result<(), Error> {
+        let asked = crate::store::OperationQuery {
+            share_id: Some(self.share),
+            kind: Some("migrate".into()),
+            limit: Some(1),
+            ..Default::default()
+        };
+        let found = self.core.store.operations(&asked).await;
+        let last = found.map_err(|e| Error::unavailable(e.to_string()))?.pop();
+        let Some(Intent::Migrate { source: from, destination, .. }) = last.map(|op| op.intent) else {
+            return Ok(());
+        };
+        let (backend, migration) = self.half(scene, source, destination).await?;
+        if from != source || backend.capabilities().migration.is_none() {
+            return Ok(());
+        }
+        self.ask(&backend, MigrationCancel { migration }).await.map(drop)
+    }
+
+    /// Nobody reaches the source any more; what is written up to here is carried. One whose driver cannot do so goes on
+    /// with writers held back.
+    pub(super) async fn withdraw(&self, scene: &Scene, instance: InstanceId) -> Result<Done, Error> {
+        let backend = self.core.backends.of(scene.row(instance)?).await?;
+        let verb = DemoteReplica { instance, epoch: scene.share.epoch, to: Demotion::Fenced };
+        match self.ask(&backend, verb).await {
+            Err(error) if error.kind == ErrorKind::Unsupported => {
+                Ok(Done { remark: Some(error.message), ..Done::nothing() })
+            }
+            other => other.map(|_| Done::nothing()),
+        }
     }
 
     pub(super) async fn let_go(
@@ -255,8 +396,8 @@ impl Run {
         source: InstanceId,
         instance: InstanceId,
     ) -> Result<Done, Error> {
-        let (backend, migration) = self.pair(scene, source, instance).await?;
-        self.ask(&backend, MigrationRelease { migration }).await?;
+        let (backend, migration) = self.whoever(scene, source, instance).await?;
+        self.walking(&backend, MigrationRelease { migration }).await?;
         Ok(Done::nothing())
     }
 

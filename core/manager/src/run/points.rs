@@ -237,7 +237,16 @@ impl Run {
         &self,
         call: impl AsyncFnOnce(CallContext) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let mut cx = self.cx().deadline(AS_LONG_AS_IT_MOVES);
+        self.moving_with(self.cx(), call).await
+    }
+
+    /// The same in this context.
+    pub(super) async fn moving_with<T>(
+        &self,
+        cx: CallContext,
+        call: impl AsyncFnOnce(CallContext) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut cx = cx.deadline(AS_LONG_AS_IT_MOVES);
         let _ends = cx.cancel.clone().drop_guard();
         let (clock, report) = (Arc::clone(&self.core.clock), Arc::clone(&cx.on_progress));
         let moved_at = Arc::new(AtomicI64::new(clock.now().0));

@@ -14,6 +14,7 @@ use tandem_contract::{
 };
 use tandem_host::{Backend, CallContext};
 
+use super::copy::Phase;
 use super::execute::Run;
 use super::points::there;
 use crate::chores::Chore;
@@ -88,9 +89,15 @@ impl Run {
 
     /// The context of a driver call within the present step.
     pub(super) fn cx(&self) -> CallContext {
+        self.context(
+            self.may_turn_back() && self.state.steps.get(self.state.next).is_none_or(Step::is_cancellable),
+        )
+    }
+
+    fn context(&self, heeds_cancel: bool) -> CallContext {
         let (board, op) = (Arc::clone(&self.core), self.op);
         let cancel = self.core.stop.child_token();
-        if self.may_turn_back() && self.state.steps.get(self.state.next).is_none_or(Step::is_cancellable) {
+        if heeds_cancel {
             let (asked, call) = (self.cancel.clone(), cancel.clone());
             // Ends with the call: the child is cancelled when the context goes, through its guard.
             let watch = cancel.clone();
@@ -134,9 +141,21 @@ impl Run {
         backend.call(&cx, verb).await
     }
 
+    /// What is there. A driver that has to walk a whole tree for it may take as long as it moves.
     pub(super) async fn observe(&self, row: &Instance) -> Result<Option<Observation>, Error> {
         let backend = self.core.backends.of(row).await?;
-        self.ask(&backend, ObserveInstance { instance: row.id }).await
+        self.walking(&backend, ObserveInstance { instance: row.id }).await
+    }
+
+    /// A call that takes as long as there are files, and moves no bytes: it tells that it moves, but that is no progress
+    /// of the operation.
+    pub(super) async fn walking<V: Verb + 'static>(
+        &self,
+        backend: &Backend,
+        verb: V,
+    ) -> Result<V::Reply, Error> {
+        let cx = self.cx().on_progress(|_| {});
+        self.moving_with(cx, async |cx| backend.call(&cx, verb).await).await
     }
 
     /// Takes a step.
@@ -183,7 +202,11 @@ impl Run {
             Step::Demote { instance, to } => self.demote(&scene, *instance, *to).await,
             Step::Promote { instance, forced } => self.promote(&scene, *instance, *forced).await,
             Step::Prepare { instance } => self.prepare(&scene, *instance).await,
-            Step::Mirror { source, instance, last } => self.mirror(&scene, *source, *instance, *last).await,
+            Step::Mirror { source, instance, last, fenced } => {
+                let how = Phase::of(*last, *fenced);
+                self.mirror(&scene, *source, *instance, how).await
+            }
+            Step::Withdraw { instance } => self.withdraw(&scene, *instance).await,
             Step::Assist { source, instance } => self.assist(&scene, *source, *instance).await,
             Step::Carry { source, instance } => self.carry(&scene, *source, *instance).await,
             Step::AwaitProceed { .. } => self.await_proceed().await,
@@ -202,12 +225,12 @@ impl Run {
             }
             Step::DeleteInstance { instance } => {
                 let Some(backend) = self.placed(&scene, *instance).await? else { return Ok(Done::nothing()) };
-                self.ask(&backend, DeleteInstance { instance: *instance }).await?;
+                self.walking(&backend, DeleteInstance { instance: *instance }).await?;
                 Ok(unserved(*instance))
             }
             Step::DeleteReplica { instance } => {
                 let Some(backend) = self.placed(&scene, *instance).await? else { return Ok(Done::nothing()) };
-                self.ask(&backend, DeleteReplica { instance: *instance }).await?;
+                self.walking(&backend, DeleteReplica { instance: *instance }).await?;
                 Ok(unserved(*instance))
             }
         }
@@ -413,12 +436,21 @@ impl Run {
         let row = scene.row(id)?;
         let backend = self.core.backends.of(row).await?;
         let epoch = scene.epoch_of(row);
-        let seen = self.ask(&backend, ObserveInstance { instance: id }).await?;
-        let seen = there(seen, id)?;
         let is_active = row.replica_state.is_none_or(|s| s == ReplicaState::Active);
+        if is_active && row.status == InstanceStatus::Error && matches!(self.intent(), Intent::Repair { .. })
+        {
+            self.end_old_move(scene, id).await?;
+        }
+        let seen = there(self.observe(row).await?, id)?;
         // Active at an older epoch: a promotion that was given up has raised it meanwhile.
         if is_active && (seen.role != Role::Active || seen.epoch < epoch) {
-            let promotion = given_back(&seen, &backend);
+            let others = scene.family.instances.iter().any(|i| i.id != id && i.part == Part::Whole);
+            // What a migration had fenced is given back as it was.
+            let promotion = if others || seen.role != Role::Fenced {
+                given_back(&seen, &backend)
+            } else {
+                Promotion::Planned { point: None }
+            };
             self.ask(&backend, PromoteReplica { instance: id, epoch, promotion }).await?;
         } else if !is_active && seen.role == Role::Active {
             let to = if row.fenced { Demotion::Fenced } else { Demotion::Secondary };

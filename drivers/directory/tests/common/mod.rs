@@ -6,18 +6,24 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tandem_driver_directory::Directory;
 use tandem_sdk::contract::*;
 use tandem_sdk::{BoxFuture, Dispatcher, Host, Result, Value};
 use uuid::Uuid;
 
-struct Quiet;
+/// Hears what a driver tells of its progress.
+#[derive(Default)]
+struct Listening(Mutex<Vec<Progress>>);
 
-impl Host for Quiet {
-    fn signal(&self, _: Signal) {}
+impl Host for Listening {
+    fn signal(&self, signal: Signal) {
+        if let Signal::Progress { progress, .. } = signal {
+            self.0.lock().unwrap().push(progress);
+        }
+    }
     fn call(&self, _: Value) -> BoxFuture<'static, Result<Value>> {
         Box::pin(async { Ok(Value::Null) })
     }
@@ -27,6 +33,7 @@ impl Host for Quiet {
 pub struct Backend {
     pub root: PathBuf,
     pub driver: Dispatcher<Directory>,
+    told: Arc<Listening>,
 }
 
 static DELIVERY: AtomicU64 = AtomicU64::new(1);
@@ -36,7 +43,14 @@ pub const GIB: u64 = 1 << 30;
 impl Backend {
     pub async fn open(root: &Path) -> Self {
         let settings = serde_json::json!({ "root": root });
-        Self { root: root.to_owned(), driver: Dispatcher::open(Arc::new(Quiet), settings).await.unwrap() }
+        let told = Arc::<Listening>::default();
+        let driver = Dispatcher::open(Arc::clone(&told) as Arc<dyn Host>, settings).await.unwrap();
+        Self { root: root.to_owned(), driver, told }
+    }
+
+    /// The furthest that was told in a phase.
+    pub fn told(&self, phase: &str) -> Option<u64> {
+        self.told.0.lock().unwrap().iter().filter(|p| p.phase == phase).map(|p| p.done).max()
     }
 
     pub async fn call<V: Verb>(&self, verb: V) -> Result<V::Reply> {
