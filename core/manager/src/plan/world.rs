@@ -62,9 +62,10 @@ impl World<'_> {
         matches!(self.transport(id), Some(Transport::Storage { .. }))
     }
 
-    /// Whether its driver can serve it to nobody.
+    /// Whether its driver can serve one to nobody that does not replicate: storage that replicates by itself has no roles
+    /// for it then.
     pub fn can_fence(&self, id: InstanceId) -> bool {
-        self.capabilities.get(&id).is_some_and(|c| c.replication.is_some())
+        matches!(self.transport(id), Some(Transport::Streamed { .. }))
     }
 
     pub fn can_quiesce(&self, id: InstanceId) -> bool {
