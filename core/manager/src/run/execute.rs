@@ -286,7 +286,7 @@ impl Run {
             let left = step.clone();
             return self
                 .record(Event::StepFailed { step: n, error: error.clone(), undo: Vec::new() }, |draft| {
-                    super::finish::left_behind(draft, &left, &error)
+                    super::migration::left_behind(draft, &left, &error)
                 })
                 .await;
         }

@@ -329,18 +329,6 @@ pub(super) fn left_behind(draft: &mut Draft, step: &Step, error: &Error) -> Vec<
             }
             vec![status(*instance, InstanceStatus::Error)]
         }
-        Step::Unwind { source, .. } => {
-            if let Some(row) = draft.instance_mut(*source) {
-                row.reason = Some(format!("its driver could not end the migration: {error}"));
-            }
-            vec![status(*source, InstanceStatus::Error)]
-        }
-        Step::Ensure { instance } => {
-            if let Some(row) = draft.instance_mut(*instance) {
-                row.reason = Some(format!("could not be served again: {error}"));
-            }
-            vec![status(*instance, InstanceStatus::Error)]
-        }
         Step::Cast { instance, .. } | Step::ResumeWrites { instance } => {
             if let Some(row) = draft.instance_mut(*instance) {
                 row.cast_rules_to_readonly = false;

@@ -520,6 +520,19 @@ pub(super) fn mark(draft: &mut Draft, step: &Step) {
     show(draft, state);
 }
 
+/// A step of the way back failed: what a migration leaves is in error, and says why.
+pub(super) fn left_behind(draft: &mut Draft, step: &Step, error: &Error) -> Vec<Effect> {
+    let (instance, what) = match step {
+        Step::Unwind { source, .. } => (*source, "its driver could not end the migration"),
+        Step::Ensure { instance } => (*instance, "could not be served again"),
+        _ => return super::finish::left_behind(draft, step, error),
+    };
+    if let Some(row) = draft.instance_mut(instance) {
+        row.reason = Some(format!("{what}: {error}"));
+    }
+    vec![status(instance, InstanceStatus::Error)]
+}
+
 /// What the end of a migration sets: the loser of the two is handed to an operation of its own.
 pub(super) fn ended(
     draft: &mut Draft,
