@@ -119,9 +119,11 @@ fn is_served(row: &Instance) -> bool {
 
 async fn ensure(core: &SharedCore, slot: &Arc<Slot>, row: &Instance) -> Result<(), Error> {
     let backend = slot.opened().await?;
-    // An operation admitted meanwhile may have raised the epoch: the driver refuses a stale one, and that is right.
-    let share = core.store.share(row.share_id).await.map_err(|e| Error::unavailable(e.to_string()))?;
-    if let Some(share) = share {
+    // The page may be old: what it says of share and instance is read again, together. An operation admitted after that
+    // may still raise the epoch: the driver refuses a stale one, and that is right.
+    let family = core.store.family(row.share_id).await.map_err(|e| Error::unavailable(e.to_string()))?;
+    let now = family.instances.iter().find(|i| i.id == row.id);
+    if let (Some(share), Some(_)) = (&family.share, now.filter(|row| is_served(row))) {
         backend.call(&cx(core), EnsureInstance { instance: row.id, epoch: share.epoch }).await?;
     }
     Ok(())
