@@ -148,16 +148,27 @@ impl Run {
     async fn look(&self, intent: &Intent, family: &Family) -> HashMap<tandem_contract::InstanceId, Link> {
         let mut links = HashMap::new();
         let (Intent::Sync { instance, .. } | Intent::Promote { instance, .. }) = intent else { return links };
+        let is_sync = matches!(intent, Intent::Sync { .. });
         let active = crate::draft::active_of(&family.instances).map(|a| a.id);
         for row in family.instances.iter().filter(|i| i.id == *instance || Some(i.id) == active) {
             let link = match self.observe(row).await {
                 Ok(seen) => Link::Seen(seen.map(Box::new)),
-                Err(error) if error.kind == ErrorKind::Unavailable => Link::Away(error.to_string()),
+                // One call that got no answer may have met a busy driver whose users are served: only a back end that
+                // is down is gone past by force.
+                Err(error) if error.kind == ErrorKind::Unavailable && (is_sync || self.is_down(row)) => {
+                    Link::Away(error.to_string())
+                }
                 Err(error) => Link::Faulty(error),
             };
             links.insert(row.id, link);
         }
         links
+    }
+
+    /// Whether the back end of an instance does not answer, or can be called no more.
+    fn is_down(&self, row: &crate::model::Instance) -> bool {
+        let slot = row.backend().and_then(|name| self.core.backends.slot(name));
+        slot.is_none_or(|slot| !slot.is_up() || slot.open_now().is_none_or(|backend| backend.is_lost()))
     }
 
     pub(super) async fn with_world<T>(
