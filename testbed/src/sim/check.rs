@@ -182,7 +182,9 @@ fn points(
     // A call that hung may make a point after its operation has ended: the next sync releases it, if there is one.
     let alone = family.instances.iter().filter(|row| row.pool.is_some()).count() == 1;
     let waits = |id: &PointId| alone && !recorded(id);
-    for there in family.instances.iter().filter_map(|row| seen.get(&row.id)) {
+    // What could not be deleted is deleted again one day, with all that it has.
+    let stays = family.instances.iter().filter(|row| row.status != InstanceStatus::ErrorDeleting);
+    for there in stays.filter_map(|row| seen.get(&row.id)) {
         for point in there.points.iter().filter(|point| !needed.contains(point) && !waits(point)) {
             say(format!("{} keeps point {point}, which nobody needs", there.instance));
         }

@@ -279,6 +279,7 @@ impl Run {
         let chore = match &step {
             Step::ReleasePoints => Some(Chore::Release(self.share)),
             Step::ApplyAccess { instance } => Some(Chore::Rules(*instance)),
+            Step::Resize { instance, .. } if self.state.undoing() => Some(Chore::Repair(*instance)),
             _ => None,
         };
         if let Some(chore) = chore {

@@ -460,7 +460,31 @@ impl Run {
             self.ask(&backend, ResumeWrites { instance: id, epoch }).await?;
         }
         let info = self.ask(&backend, EnsureInstance { instance: id, epoch }).await?.into_inner();
+        if matches!(self.intent(), Intent::Repair { .. }) {
+            self.keep_size(&scene.share, &backend, &seen, (id, epoch)).await?;
+        }
         Ok(served(id, info, &scene.share))
+    }
+
+    /// Gives an instance the size of its share: a change of size that failed may have left it another one.
+    async fn keep_size(
+        &self,
+        share: &Share,
+        backend: &Backend,
+        seen: &Observation,
+        (instance, epoch): (InstanceId, Epoch),
+    ) -> Result<(), Error> {
+        let size_bytes = share.size_gb.saturating_mul(GIB);
+        if seen.size_bytes == size_bytes {
+            return Ok(());
+        }
+        match self.ask(backend, ResizeInstance { instance, epoch, size_bytes }).await {
+            Err(error) if seen.size_bytes > size_bytes && error.kind != ErrorKind::Unavailable => {
+                tracing::debug!(%instance, %error, "An instance stays larger than its share.");
+                Ok(())
+            }
+            other => other.map(drop),
+        }
     }
 
     async fn connect(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
