@@ -199,6 +199,13 @@ impl Server {
             .unwrap_or_default()
     }
 
+    /// The last lines of it, for what a test says when it fails.
+    pub fn log_end(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
     /// Runs the operator's command line.
     pub fn try_tandem(&self, arguments: &[&str]) -> Output {
         Command::new(artifacts::program("tandem"))
@@ -236,7 +243,15 @@ impl Drop for Server {
             let _ = child.wait();
         }
         if std::thread::panicking() {
-            println!("--- the log of tandemd in {}\n{}", self.folder.path().display(), self.log());
+            // All of it is where it outlives the test; in the output it would hide why the test failed.
+            let name = self.folder.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let whole = artifacts::folder().join(name).with_extension("log");
+            let kept = std::fs::copy(self.log_file(), &whole);
+            println!(
+                "--- the end of the log of tandemd; all of it: {} ({kept:?})\n{}",
+                whole.display(),
+                self.log_end()
+            );
             if std::env::var_os("TANDEM_KEEP").is_some() {
                 self.folder.disable_cleanup(true);
             }

@@ -75,7 +75,7 @@ fn promote(store: &Store, call: &PromoteReplica, cx: &OpContext) -> Result<Outco
     // what is half arrived would never be whole.
     let cancelled = || cx.is_cancelled();
     mirror::remove_path(&instance.incoming(), &cancelled).map_err(|e| from_mirror(&e))?;
-    instance.remove_versions(None, &cancelled)?;
+    instance.remove_versions(&[instance.meta.version], &cancelled)?;
     if let Some(point) = instance.meta.point.clone() {
         keep_as_point(&instance, point.id)?;
         instance.meta.points = vec![point];

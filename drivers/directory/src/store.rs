@@ -407,17 +407,39 @@ impl Instance {
 
     /// What a killed call left behind is finished or removed.
     fn recover(&mut self) -> Result<()> {
-        // A transfer that was complete but not yet recorded goes back to where the next one finds it.
         let next = self.dir.join("versions").join((self.meta.version + 1).to_string());
+        // A transfer that was complete but not yet recorded goes back to where the next one finds it.
         if next.join("header").exists() && !self.incoming().exists() {
             fs::rename(&next, self.incoming()).map_err(|e| io_error("rename", &next, &e))?;
+        }
+        // One that had only just begun.
+        if self.incoming().exists() && !self.incoming().join("header").exists() {
+            mirror::remove_path(&self.incoming(), &|| false).map_err(|e| from_mirror(&e))?;
         }
         // Killed between the record of a new version and its export: readers must not be left with the old one, which
         // the next transfer takes apart. What is not exported stays so until its epoch is confirmed.
         if self.meta.is_served() && fs::symlink_metadata(self.export()).is_ok() {
             self.export_current()?;
         }
+        if self.version_dir().join("header").exists() {
+            self.end_transfer(false)?;
+        }
         Ok(())
+    }
+
+    /// Removes what only the transfer of the current version needed, and what it overtook; its header last, which says
+    /// after a kill that this has to be done. The log of an increment may stay, for the next one.
+    pub(crate) fn end_transfer(&self, keep_log: bool) -> Result<()> {
+        let log = if keep_log { None } else { Some("delta") };
+        for name in ["progress", "durable", "building"].into_iter().chain(log) {
+            mirror::remove_path(&self.version_dir().join(name), &|| false).map_err(|e| from_mirror(&e))?;
+        }
+        if self.meta.role == Role::Secondary {
+            mirror::remove_path(&self.dir.join("points").join(KNOWN), &|| false)
+                .map_err(|e| from_mirror(&e))?;
+            self.prune_points()?;
+        }
+        mirror::remove_path(&self.version_dir().join("header"), &|| false).map_err(|e| from_mirror(&e))
     }
 
     /// Where a cut transfer lies.
@@ -428,10 +450,10 @@ impl Instance {
         mirror::staged(&dir).map_err(|e| from_mirror(&e))
     }
 
-    /// Removes every version but the current one, and the one that its last readers may still need.
-    pub(crate) fn remove_versions(&self, previous: Option<u64>, cancelled: &dyn Fn() -> bool) -> Result<()> {
+    /// Removes every version but these.
+    pub(crate) fn remove_versions(&self, keep: &[u64], cancelled: &dyn Fn() -> bool) -> Result<()> {
         let versions = self.dir.join("versions");
-        let keep: Vec<String> = previous.iter().chain([&self.meta.version]).map(u64::to_string).collect();
+        let keep: Vec<String> = keep.iter().map(u64::to_string).collect();
         for entry in fs::read_dir(&versions).map_err(|e| io_error("list", &versions, &e))? {
             let entry = entry.map_err(|e| io_error("list", &versions, &e))?;
             if !keep.iter().any(|name| entry.file_name().as_bytes() == name.as_bytes()) {

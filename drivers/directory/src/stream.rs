@@ -302,13 +302,13 @@ fn receive(
         return Err(Error::conflict(format!("what arrived is not point {} as it was announced", spec.to.id)));
     }
     if report.unchanged {
-        // The tree that is here is this point too.
+        // The tree that is here is this point too. What arrived goes first: a kill in between costs one more look,
+        // while nothing would ever come back for it.
+        discard(&instance, cx)?;
         instance.meta.point = Some(PointInfo { held: true, ..spec.to.clone() });
         instance.save()?;
-        discard(&instance, cx)?;
-        instance.remove_versions(instance.meta.version.checked_sub(1), &cancelled)?;
     } else {
-        install(&mut instance, spec)?;
+        install(&mut instance, spec, cx)?;
     }
     let mut remarks = report.skipped.remarks();
     if report.newer > 0 {
@@ -384,7 +384,8 @@ fn failed(instance: &mut Instance, e: mirror::Error, cx: &OpContext) -> Error {
 }
 
 /// Puts the new version in the place of the old one: in one step for whoever reads.
-fn install(instance: &mut Instance, spec: &ReceiveSpec) -> Result<()> {
+fn install(instance: &mut Instance, spec: &ReceiveSpec, cx: &OpContext) -> Result<()> {
+    let cancelled = || cx.is_cancelled();
     let manifest = instance.incoming().join("manifest");
     let mut reader = ManifestReader::open(&manifest).map_err(|e| from_mirror(&e))?;
     let root = reader.read_next().map_err(|e| from_mirror(&e))?;
@@ -397,6 +398,8 @@ fn install(instance: &mut Instance, spec: &ReceiveSpec) -> Result<()> {
     fs::rename(instance.incoming(), &next).map_err(|e| io_error("rename", &next, &e))?;
     sync_dir(&instance.dir.join("versions"))?;
     sync_dir(&instance.dir)?;
+    // Before the switch, for after it nobody comes back to them.
+    instance.remove_versions(&[old, old + 1], &cancelled)?;
     instance.meta.version = old + 1;
     instance.meta.point = Some(PointInfo { held: true, ..spec.to.clone() });
     instance.meta.points.clear();
@@ -404,11 +407,5 @@ fn install(instance: &mut Instance, spec: &ReceiveSpec) -> Result<()> {
     instance.save()?;
     instance.serve()?;
     // The log of an increment tells the next one what the version before this one still has in common with it.
-    let log = if spec.from.is_some() { None } else { Some("delta") };
-    for name in ["header", "progress", "durable", "building"].into_iter().chain(log) {
-        mirror::remove_path(&next.join(name), &|| false).map_err(|e| from_mirror(&e))?;
-    }
-    instance.remove_versions(Some(old), &|| false)?;
-    mirror::remove_path(&instance.dir.join("points").join(KNOWN), &|| false).map_err(|e| from_mirror(&e))?;
-    instance.prune_points()
+    instance.end_transfer(spec.from.is_some())
 }

@@ -55,7 +55,7 @@ pub fn run(kind: Kind, beneath: Beneath, long: bool, table: &Table) {
             let outcome = outcome.map_err(|panic| reason(&*panic));
             if let Err(why) = &outcome {
                 let point = format!("{} {seq} {event}", side.word());
-                broken.push(format!("{} {point}: {why}\n{}", kind.word(), tail(&lab.server.log())));
+                broken.push(format!("{} {point}: {why}\n{}", kind.word(), lab.server.log_end()));
                 end(&mut lab);
             }
             let point = format!("{:6} {seq:2} {event}", side.word());
@@ -131,7 +131,7 @@ fn killed_at(lab: &mut Lab, kind: Kind, seq: u64, side: Side, act: bool) {
         });
     }
     let status = ended.unwrap_or_else(|| panic!("{at} was never reached"));
-    assert!(was_killed(status), "it ended with {status}, not by a kill:\n{}", tail(&lab.server.log()));
+    assert!(was_killed(status), "it ended with {status}, not by a kill:\n{}", lab.server.log_end());
 }
 
 /// What the interrupted operation came to.
@@ -208,7 +208,7 @@ pub fn one_event_a_life(kind: Kind, beneath: Beneath, table: &Table) {
     let point = "after  each, one event a life".to_owned();
     table.note(Row { driver: beneath.word(), kind: kind.word(), point, outcome });
     if let Some(why) = failed {
-        panic!("{why}\n{}", tail(&lab.server.log()));
+        panic!("{why}\n{}", lab.server.log_end());
     }
 }
 
@@ -224,10 +224,4 @@ pub fn reason(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
         .unwrap_or_else(|| "it panicked".into())
-}
-
-/// The end of a log.
-pub fn tail(log: &str) -> String {
-    let lines: Vec<&str> = log.lines().collect();
-    lines[lines.len().saturating_sub(60)..].join("\n")
 }

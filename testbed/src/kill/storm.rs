@@ -60,7 +60,7 @@ pub fn run(seed: u64, kills: u32, table: &Table) {
             );
         }
         if let Some(status) = lab.server.try_ended() {
-            panic!("tandemd ended by itself with {status}:\n{}", super::matrix::tail(&lab.server.log()));
+            panic!("tandemd ended by itself with {status}:\n{}", lab.server.log_end());
         }
         lab.server.kill();
     }

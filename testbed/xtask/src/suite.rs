@@ -26,11 +26,13 @@ pub(crate) struct Suite {
 }
 
 /// How many tests ran, and how they ended.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) ignored: u64,
+    /// What those that failed said, for the end of the run: in the middle of thousands of lines nobody finds it.
+    pub(crate) why: Vec<String>,
 }
 
 impl AddAssign for Counts {
@@ -38,6 +40,7 @@ impl AddAssign for Counts {
         self.passed += other.passed;
         self.failed += other.failed;
         self.ignored += other.ignored;
+        self.why.extend(other.why);
     }
 }
 
@@ -99,17 +102,47 @@ impl Suite {
 pub(crate) fn counted(program: Run) -> Result<Counts> {
     let mut counts = Counts::default();
     let mut said = false;
+    let mut why = Why::default();
     let outcome = program.lines(|line| {
         println!("{line}");
+        why.hear(line);
         if let Some(more) = closing_line(line) {
             said = true;
             counts += more;
         }
     });
+    counts.why = why.heard;
     match outcome {
         Err(sentence) if counts.failed == 0 => Err(sentence),
         _ if !said => Err("the program ended well but never said how many tests it ran.".into()),
         _ => Ok(counts),
+    }
+}
+
+/// Picks out what a Rust test program says about the tests that failed: what follows `---- name ----`, up to so many
+/// lines.
+#[derive(Debug, Default)]
+struct Why {
+    heard: Vec<String>,
+    room: usize,
+}
+
+impl Why {
+    const LINES: usize = 30;
+
+    fn hear(&mut self, line: &str) {
+        if line.starts_with("---- ") && line.contains(" ----") {
+            self.heard.push(line.to_owned());
+            self.room = Self::LINES;
+        } else if line == "failures:" || line.starts_with("test result: ") {
+            self.room = 0;
+        } else if self.room > 0
+            && let Some(last) = self.heard.last_mut()
+        {
+            last.push('\n');
+            last.push_str(line);
+            self.room -= 1;
+        }
     }
 }
 
@@ -119,7 +152,8 @@ fn closing_line(line: &str) -> Option<Counts> {
         let part = numbers.split(';').find(|part| part.trim_end().ends_with(word))?;
         part.split_whitespace().next()?.parse().ok()
     };
-    Some(Counts { passed: number(" passed")?, failed: number(" failed")?, ignored: number(" ignored")? })
+    let (passed, failed, ignored) = (number(" passed")?, number(" failed")?, number(" ignored")?);
+    Some(Counts { passed, failed, ignored, why: Vec::new() })
 }
 
 #[cfg(test)]
@@ -129,7 +163,15 @@ mod tests {
     #[test]
     fn closing_lines_are_read() {
         let line = "test result: FAILED. 12 passed; 3 failed; 2 ignored; 0 measured; 1 filtered out; finished in 0.1s";
-        assert_eq!(closing_line(line), Some(Counts { passed: 12, failed: 3, ignored: 2 }));
+        assert_eq!(closing_line(line), Some(Counts { passed: 12, failed: 3, ignored: 2, why: Vec::new() }));
         assert_eq!(closing_line("test a ... ok"), None);
+    }
+
+    #[test]
+    fn what_failed_is_told_again() {
+        let mut why = Why::default();
+        let said = "failures:\n\n---- a ----\nleft: 1\n\n---- b stdout ----\nno\n\nfailures:\n    a\ntest result: FAILED.";
+        said.lines().for_each(|line| why.hear(line));
+        assert_eq!(why.heard, ["---- a ----\nleft: 1\n", "---- b stdout ----\nno\n"]);
     }
 }

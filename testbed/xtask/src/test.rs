@@ -46,6 +46,9 @@ fn steps_named(only: &[String], long: Option<&[&str]>) -> Result<()> {
     let mut total = Counts::default();
     let finished = steps(&workspace, wants, long, &mut report, &mut total);
     let verdict = finished.and(report.finish());
+    for why in &total.why {
+        println!("\n{}", why.trim_end());
+    }
     // In the words of Rust's own test programs, which other tools recognise.
     let word = if verdict.is_ok() { "ok" } else { "FAILED" };
     println!(
@@ -127,7 +130,7 @@ fn steps(
         for case in cases.iter().filter(|case| case.guest.is_none()) {
             report.step(&format!("conformance: {}", case.name), || {
                 let counts = case.run(workspace)?;
-                some(add(total, counts), &counts)
+                some(total, counts)
             });
         }
     }
@@ -187,14 +190,14 @@ fn in_guests(
                 run.args([workspace.artifacts(false).join("tandem-guest")]).args(["run", kind, "--share"]);
             let run = run.args([workspace.artifacts(false)]).args(["--"]).args([suite.program()]);
             let counts = suite::counted(run)?;
-            some(add(total, counts), &counts)
+            some(total, counts)
         });
     }
     let now = |case: &&conformance::Case| case.guest.is_some() && (long.is_some() || !case.long);
     for case in cases.iter().filter(now).filter(|_| named(CONFORMANCE)) {
         report.step(&format!("guests: conformance: {}", case.name), || {
             let counts = case.run(workspace)?;
-            some(add(total, counts), &counts)
+            some(total, counts)
         });
     }
     let deadline = if long.is_some() { "28800" } else { "1800" };
@@ -206,7 +209,7 @@ fn in_guests(
                 environment.push(("RUST_TEST_THREADS", "1".into()));
             }
             let counts = suite.run_below(bounded(), &environment)?;
-            some(add(total, counts), &counts)
+            some(total, counts)
         });
     }
     environment.push(("TANDEM_KILL_BENEATH", "zfs".into()));
@@ -214,7 +217,7 @@ fn in_guests(
         report.step("guests: kill -9 over zfs", || {
             let inside = bounded().then(testbed::inside(workspace, "zfs"));
             let counts = suite.run_below(inside, &environment)?;
-            some(add(total, counts), &counts)
+            some(total, counts)
         });
     }
 }
@@ -287,7 +290,7 @@ fn unprivileged(
             .env("TANDEM_ARTIFACTS", &programs)
             .env("TANDEM_CLIENT", &client);
         let counts = suite::counted(program)?;
-        some(add(total, counts), &counts)
+        some(total, counts)
     })();
     let swept = Run::new("rm").args(["-rf"]).args([&folder]).run();
     outcome.and_then(|remark| swept.map(|()| remark))
@@ -306,19 +309,23 @@ fn all<'a>(
             Err(sentence) => broken.push(sentence),
         }
     }
-    let remark = some(add(total, sum), &sum);
+    let remark = some(total, sum);
     if broken.is_empty() { remark } else { Err(broken.join("\n")) }
 }
 
-fn add(total: &mut Counts, counts: Counts) -> Result<String> {
-    *total += counts;
-    match counts.failed {
-        0 => Ok(format!("{} tests", counts.passed)),
-        failed => Err(format!("{failed} of {} tests failed.", failed + counts.passed)),
+/// Nothing run is nothing proven.
+fn some(total: &mut Counts, counts: Counts) -> Result<String> {
+    if counts.passed + counts.failed == 0 {
+        return Err("no test ran.".into());
     }
+    add(total, counts)
 }
 
-/// Nothing run is nothing proven.
-fn some(outcome: Result<String>, counts: &Counts) -> Result<String> {
-    if counts.passed + counts.failed == 0 { Err("no test ran.".into()) } else { outcome }
+fn add(total: &mut Counts, counts: Counts) -> Result<String> {
+    let (passed, failed) = (counts.passed, counts.failed);
+    *total += counts;
+    match failed {
+        0 => Ok(format!("{passed} tests")),
+        _ => Err(format!("{failed} of {} tests failed.", failed + passed)),
+    }
 }

@@ -69,6 +69,10 @@ impl Run {
         let at_dest = there(self.observe(dest_row).await?, dest)?;
         let arrived_before = |p: &PointInfo| p.id == point && p.fingerprint == record.info.fingerprint;
         if at_dest.points.last().is_some_and(arrived_before) {
+            // What was on its way from another active one, or came a second time: nothing asks for it any more.
+            if at_dest.resume.is_some() {
+                self.ask(&to_backend, DiscardPartial { instance: dest }).await?;
+            }
             return Ok(arrived(dest, record, (0, 0), None, scene, Some(at_dest)));
         }
         if at_dest.points.iter().any(arrived_before) {
