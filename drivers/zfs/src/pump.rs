@@ -23,6 +23,9 @@ const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// How long one pause for the sake of the bandwidth lasts.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a sender has to end a stream of which everything has been taken.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// A pipe to or from the kernel's ZFS: reading end, writing end.
 pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)
@@ -73,6 +76,26 @@ impl Pump<'_> {
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(Errno::PIPE) => return Ok(End::Broken),
                 Err(e) => return Err(broke(&e.into())),
+            }
+        }
+    }
+
+    /// Waits a little for the end of a stream that holds nothing more: a sender whose reader goes away before it has ended
+    /// takes that for a failure.
+    pub(crate) fn see_off(&self, from: BorrowedFd<'_>) {
+        let until = Instant::now() + FAREWELL;
+        let mut rest = [0; 4096];
+        while Instant::now() < until && self.cx.check().is_ok() {
+            let mut fds = [PollFd::from_borrowed_fd(from, PollFlags::IN)];
+            match poll(&mut fds, Some(&TURN)) {
+                Ok(0) | Err(Errno::INTR) => continue,
+                Ok(_) => {}
+                Err(_) => return,
+            }
+            match rustix::io::read(from, &mut rest) {
+                Ok(0) => return,
+                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => return,
             }
         }
     }

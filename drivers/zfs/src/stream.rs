@@ -499,7 +499,11 @@ fn pull(
     );
     let (received, pumped) = ran.map_err(|_| Error::bug("the thread that receives panicked"))?;
     let outcome = match (received, pumped) {
-        (Ok(()), _) => Ok(()),
+        (Ok(()), _) => {
+            // The kernel is done at the last record, before the sender has seen that it was taken.
+            pump.see_off(stream.as_fd());
+            Ok(())
+        }
         // What the kernel says of a stream that we cut short is only what follows from that.
         (Err(_), Err(stop)) => Err(stop),
         (Err(errno), Ok(_)) => Err(error::of_errno("receive", snapshot, errno)),
