@@ -424,7 +424,8 @@ impl Instance {
         if self.version_dir().join("header").exists() {
             self.end_transfer(false)?;
         }
-        Ok(())
+        // One that was made and not yet recorded, or recorded as released and not yet removed.
+        self.prune_points()
     }
 
     /// Removes what only the transfer of the current version needed, and what it overtook; its header last, which says

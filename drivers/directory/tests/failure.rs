@@ -97,6 +97,18 @@ fn assert_nothing_is_left(dir: &Path, continues: bool) {
     }
 }
 
+/// Files of these points, and the one that hashes are known from.
+fn assert_only_points(dir: &Path, held: &[PointInfo]) {
+    for entry in fs::read_dir(dir.join("points")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let point = name.split('.').next().unwrap();
+        assert!(
+            point == "known" || held.iter().any(|p| p.id.to_string() == point),
+            "{name} is left of {held:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_kill_at_any_moment_leaves_what_the_next_call_carries_on() {
     let pair = Pair::new(Style::Readable).await;
@@ -119,8 +131,10 @@ async fn a_kill_at_any_moment_leaves_what_the_next_call_carries_on() {
             let tree = pair.beta.export(pair.replica);
             assert_eq!(fs::read(tree.join("large")).unwrap(), noise(1, 5_000_000));
         }
-        assert!(pair.alpha.observe(pair.active).await.is_some());
-        // As after every start. A transfer may never be asked for again, where another replica was promoted meanwhile.
+        // As after every start. Nothing may ever be asked again of a point or a transfer that the kill cut short.
+        pair.alpha.call(EnsureInstance { instance: pair.active, epoch: Epoch(1) }).await.unwrap();
+        let held = pair.alpha.observe(pair.active).await.unwrap().points;
+        assert_only_points(&pair.alpha.root.join("instances").join(pair.active.to_string()), &held);
         pair.beta.call(EnsureInstance { instance: pair.replica, epoch: Epoch(1) }).await.unwrap();
         let continues = pair.beta.observe(pair.replica).await.unwrap().resume.is_some();
         assert_nothing_is_left(&pair.beta.root.join("instances").join(pair.replica.to_string()), continues);

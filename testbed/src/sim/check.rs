@@ -90,6 +90,9 @@ fn of_share(sim: &Sim, family: &Family, seen: &BTreeMap<InstanceId, Inspected>, 
     if active.status == InstanceStatus::Available && source.size_bytes != share.size_gb * GIB {
         say(format!("{} has {} bytes, the share {} GiB", active.id, source.size_bytes, share.size_gb));
     }
+    if active.status == InstanceStatus::Available && active.exports.is_empty() {
+        say(format!("users are not told where the active {} is", active.id));
+    }
     let lost = sim.stage.clients(|clients, _| match clients.may_have_lost(share.id) {
         true => Vec::new(),
         false => clients.missing(share.id, &source.data),
@@ -153,6 +156,9 @@ fn follower(row: &Instance, source: &Inspected, there: &Inspected, say: &mut imp
     }
     if !there.served {
         say(format!("{} is not served again", row.id));
+    }
+    if row.exports.is_empty() != (there.style == Some(Style::Dr)) {
+        say(format!("users are told that {} is at {:?}, and it is {:?}", row.id, row.exports, there.style));
     }
 }
 

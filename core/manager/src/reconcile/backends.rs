@@ -123,8 +123,13 @@ async fn ensure(core: &SharedCore, slot: &Arc<Slot>, row: &Instance) -> Result<(
     // may still raise the epoch: the driver refuses a stale one, and that is right.
     let family = core.store.family(row.share_id).await.map_err(|e| Error::unavailable(e.to_string()))?;
     let now = family.instances.iter().find(|i| i.id == row.id);
-    if let (Some(share), Some(_)) = (&family.share, now.filter(|row| is_served(row))) {
-        backend.call(&cx(core), EnsureInstance { instance: row.id, epoch: share.epoch }).await?;
+    if let (Some(share), Some(row)) = (&family.share, now.filter(|row| is_served(row))) {
+        let call = EnsureInstance { instance: row.id, epoch: share.epoch };
+        let served = backend.call(&cx(core), call).await?.into_inner();
+        // Rows are changed by operations only: users are told where it is by a repair.
+        if served.exports.iter().any(|at| row.exports.iter().all(|known| known.path != at.path)) {
+            core.board.chores.note(Chore::Repair(row.id), core.clock.now());
+        }
     }
     Ok(())
 }

@@ -334,7 +334,8 @@ fn common_format(
     formats(source).into_iter().find(|f| theirs.contains(f))
 }
 
-/// The rows that follow from an arrived point, for which so many bytes were carried and so many had been before; `seen` brings where the destination is reached since.
+/// The rows that follow from an arrived point, for which so many bytes were carried and so many had been before; `seen`
+/// brings where the destination is reached since.
 fn arrived(
     dest: InstanceId,
     record: PointRecord,
@@ -344,6 +345,8 @@ fn arrived(
     seen: Option<Observation>,
 ) -> Done {
     let epoch = scene.share.epoch;
+    // One whose epoch is not confirmed yet after a start is exported a moment later, at the same place.
+    let seen = seen.filter(|seen| !seen.exports.is_empty());
     let info = seen.map(|seen| InstanceInfo { exports: seen.exports, ..InstanceInfo::default() });
     Done {
         bytes: Some(bytes),
