@@ -1,5 +1,7 @@
 //! Migrations to and from ZFS over real NFS, in a guest: a client writes until it may not, and reads throughout.
 //!
+//! `TANDEM_LONG=1` adds migrations from pool to pool by the driver, with the server killed in their midst;
+//! `TANDEM_SEED` repeats a run.
 //! Run by `cargo xtask test` with the other scenarios that boot guests.
 #![allow(
     clippy::unwrap_used,
@@ -16,6 +18,8 @@ use serde_json::json;
 use tandem_guests::host::Event;
 use tandem_guests::{Command, Host, Running, nfs};
 use tandem_testbed::api::word;
+use tandem_testbed::chance::{dice, long};
+use tandem_testbed::kill::storm::Dice;
 use tandem_testbed::site::{Exports, Site};
 use tandem_testbed::wait;
 
@@ -116,20 +120,33 @@ impl User<'_> {
     }
 }
 
-/// Moves the share from host to host while it is written and read.
-fn move_under_load(site: &Site, user: &User<'_>, share: &str, backend: &str) {
+/// Who carries a share.
+#[derive(Clone, Copy, PartialEq)]
+enum By {
+    /// Its driver, of which everything is wanted that it can promise.
+    Driver,
+    /// The manager, from host to host.
+    Host,
+}
+
+/// Moves the share while it is written and read.
+fn move_under_load(site: &Site, user: &User<'_>, share: &str, backend: &str, by: By) {
     let guest = &*site.guest;
     let host = pool(site, backend);
+    let (driver, first) = (
+        by == By::Driver,
+        if by == By::Driver { "migration_driver_phase1_done" } else { "data_copying_completed" },
+    );
     let start = json!({"migration_start": {
-        "host": host, "force_host_assisted_migration": true, "writable": false, "nondisruptive": false,
-        "preserve_metadata": false, "preserve_snapshots": false,
+        "host": host, "force_host_assisted_migration": !driver, "writable": driver, "nondisruptive": false,
+        "preserve_metadata": driver, "preserve_snapshots": driver,
     }});
     let records = format!("{}/records", user.mounted);
     let argv = [tandem_guests::forward::PROGRAM, "records", &records];
     let below: &[&str] = if user.client.is_some() { &[] } else { &["timeout", "8"] };
     let writer = user.spawn(site, &[below, &argv].concat());
     act(site, share, &start);
-    until(site, share, "data_copying_completed");
+    until(site, share, first);
     assert_eq!(site.api.share(share).unwrap()["status"], "migrating");
     // Users read while the last pass runs as well.
     let large = format!("{}/deep/large", user.mounted);
@@ -170,7 +187,7 @@ fn a_share_goes_from_zfs_to_a_folder_and_back_under_a_client() {
     client.must_mount(guest, &export(&active), "/mnt/zfs", "hard").unwrap();
 
     println!("-- zfs to directory, the client over NFS");
-    move_under_load(&site, &User { mounted: "/mnt/zfs", client: Some(&client) }, &share, "plain");
+    move_under_load(&site, &User { mounted: "/mnt/zfs", client: Some(&client) }, &share, "plain", By::Host);
     let records = |line: &String| line.contains("records");
     let without = |all: Vec<String>| all.into_iter().filter(|line| !records(line)).collect::<Vec<_>>();
     let in_folder = site.path(&site.api.only_replica(&share, "active"));
@@ -181,7 +198,7 @@ fn a_share_goes_from_zfs_to_a_folder_and_back_under_a_client() {
     println!("-- directory to zfs, a user at the folder itself");
     let sum = guest.run(&["sha256sum", &format!("{in_folder}/deep/large")]).unwrap();
     // A folder cannot hold back who has a file open, so this writer ends by itself.
-    move_under_load(&site, &User { mounted: &in_folder, client: None }, &share, "beta");
+    move_under_load(&site, &User { mounted: &in_folder, client: None }, &share, "beta", By::Host);
     let there = site.api.only_replica(&share, "active");
     assert_eq!(without(listing(&site, &site.path(&there))), before);
     // The rules came along: the client reaches it where it is now.
@@ -190,6 +207,105 @@ fn a_share_goes_from_zfs_to_a_folder_and_back_under_a_client() {
     assert_eq!(sum.split(' ').next(), after.split(' ').next());
     guest.run(&["touch", "/mnt/back/writable"]).unwrap();
     guest.run(&["umount", "-f", "-l", "/mnt/back"]).unwrap();
+    tandem_testbed::site::audit::at_rest(&site);
+    tandem_testbed::site::audit::removed(&site);
+}
+
+/// Moves a share, with a `kill -9` of the server somewhere in either phase.
+fn killed_on_the_way(site: &Site, share: &str, backend: &str, dice: &mut Dice) {
+    let mut kill = || {
+        std::thread::sleep(Duration::from_millis(dice.below(2500)));
+        site.kill();
+        site.launch(&[]);
+    };
+    let start = json!({"migration_start": {
+        "host": pool(site, backend), "force_host_assisted_migration": false, "writable": true,
+        "nondisruptive": false, "preserve_metadata": true, "preserve_snapshots": true,
+    }});
+    act(site, share, &start);
+    kill();
+    until(site, share, "migration_driver_phase1_done");
+    act(site, share, &json!({"migration_complete": null}));
+    kill();
+    until(site, share, "migration_success");
+    no_traces(site);
+}
+
+/// Of migrations nothing is on the pools, and of the share no second copy.
+fn no_traces(site: &Site) {
+    site.api.settle();
+    let columns = "name,receive_resume_token";
+    let list = ["zfs", "list", "-H", "-t", "all", "-o", columns, "-r", "alpha/tandem", "beta/tandem"];
+    let all = site.guest.run(&list).unwrap();
+    assert!(all.lines().all(|line| !line.contains("tandem-") && line.ends_with("\t-")), "{all}");
+    assert_eq!(all.matches("/v").count() - all.matches("@daily").count(), 1, "{all}");
+}
+
+#[test]
+fn a_share_goes_from_pool_to_pool_by_its_driver_under_a_client() {
+    if !long() {
+        println!("nothing is proven here without TANDEM_LONG=1");
+        return;
+    }
+    let site = Site::start(Exports::Nfs, 3 * GIB);
+    let guest = &*site.guest;
+    let share = site.share("readable");
+    let client = nfs::Client::create(guest, "good", "192.0.2.101").unwrap();
+    site.allow(&share, client.address(), "rw");
+    let active = site.api.only_replica(&share, "active");
+    let export = |id: &str| site.api.export(id).unwrap().unwrap().to_str().unwrap().to_owned();
+    plant(&site, &site.path(&active));
+    let before = listing(&site, &site.path(&active));
+    let content = |pool: &str, id: &str| format!("{pool}/tandem/{id}/v1");
+    guest.run(&["zfs", "snapshot", &format!("{}@daily", content("alpha", &active))]).unwrap();
+    let guid = |dataset: &str| {
+        guest.run(&["zfs", "get", "-H", "-o", "value", "guid", &format!("{dataset}@daily")]).unwrap()
+    };
+    let snapshot = guid(&content("alpha", &active));
+    client.must_mount(guest, &export(&active), "/mnt/here", "hard").unwrap();
+
+    println!("-- cancelled once: the source is as it was");
+    let body = |by_driver: bool| {
+        json!({"migration_start": {
+            "host": pool(&site, "beta"), "force_host_assisted_migration": !by_driver, "writable": true,
+            "nondisruptive": false, "preserve_metadata": true, "preserve_snapshots": true,
+        }})
+    };
+    act(&site, &share, &body(true));
+    until(&site, &share, "migration_driver_phase1_done");
+    act(&site, &share, &json!({"migration_cancel": null}));
+    until(&site, &share, "migration_cancelled");
+    no_traces(&site);
+    guest.run(&["touch", "/mnt/here/writable"]).unwrap();
+    guest.run(&["rm", "/mnt/here/writable"]).unwrap();
+
+    println!("-- from alpha to beta");
+    let user = User { mounted: "/mnt/here", client: Some(&client) };
+    move_under_load(&site, &user, &share, "beta", By::Driver);
+    let there = site.api.only_replica(&share, "active");
+    let records = |line: &String| line.contains("records");
+    let after = listing(&site, &site.path(&there));
+    assert_eq!(after.into_iter().filter(|line| !records(line)).collect::<Vec<_>>(), before);
+    assert_eq!(guid(&content("beta", &there)), snapshot, "a snapshot of somebody else came along");
+    let ops = site.api.operations("kind=migrate&limit=1").unwrap();
+    assert_eq!(ops[0]["status"], "done", "{ops:#?}");
+    // The rules came along too.
+    client.must_mount(guest, &export(&there), "/mnt/there", "hard").unwrap();
+    guest.run(&["touch", "/mnt/there/writable"]).unwrap();
+    guest.run(&["umount", "-f", "-l", "/mnt/there"]).unwrap();
+
+    let mut dice = dice();
+    let wanted = site.contents(&there);
+    for turn in 0..20 {
+        println!("-- back, and the server is killed on the way");
+        killed_on_the_way(&site, &share, if turn % 2 == 0 { "alpha" } else { "beta" }, &mut dice);
+        let now = site.api.only_replica(&share, "active");
+        assert_eq!(site.contents(&now), wanted);
+    }
+    let there = site.api.only_replica(&share, "active");
+    assert_eq!(guid(&content("beta", &there)), snapshot);
+    // It is nobody's of Tandem, and would keep the share.
+    guest.run(&["zfs", "destroy", &format!("{}@daily", content("beta", &there))]).unwrap();
     tandem_testbed::site::audit::at_rest(&site);
     tandem_testbed::site::audit::removed(&site);
 }

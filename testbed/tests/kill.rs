@@ -80,13 +80,21 @@ fn main() -> ExitCode {
 /// The same over ZFS, in a guest; one after the other, for there is one set of pools.
 fn on_pools(mut arguments: Arguments, long: bool) -> ExitCode {
     arguments.test_threads = Some(1);
-    let few = [Kind::CreateReplica, Kind::Sync, Kind::Promote];
+    let few = [Kind::CreateReplica, Kind::Sync, Kind::Promote, Kind::Assist];
     let more = [Kind::Migrate, Kind::DeleteReplica, Kind::CreateShare, Kind::DeleteShare];
     let kinds = few.into_iter().chain(more.into_iter().filter(|_| long));
     let trials = kinds.map(|kind| {
-        trial(format!("{}_over_zfs", kind.word()), move || matrix::run(kind, Beneath::Zfs, long, &TABLE))
+        let how = if kind == Kind::Assist { "_by_the_driver" } else { "" };
+        let name = format!("{}{how}_over_zfs", kind.word());
+        trial(name, move || matrix::run(kind, Beneath::Zfs, long, &TABLE))
     });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    let mut trials: Vec<Trial> = trials.collect();
+    if long {
+        trials.push(trial("migrate_one_event_a_life_over_zfs".into(), || {
+            matrix::one_event_a_life(Kind::Assist, Beneath::Zfs, &TABLE);
+        }));
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
     if !arguments.list {
         println!("{TABLE}");
     }

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tandem_sdk::{Error, ExportSettings, Result, schemars, settings};
 
 use crate::names;
 
 /// Settings of a back end of ZFS datasets.
-#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The dataset that holds everything, such as `tank/tandem`; made when it is missing. Its ZFS pool must exist.

@@ -6,9 +6,11 @@
 //! | | `tandem:role`, `tandem:epoch`, `tandem:size` | what it is now |
 //! | | `tandem:version` | which `v<n>` holds the content; 0 for none |
 //! | | `tandem:readonly`, `tandem:quiesced`, `tandem:rules<n>` | who may do what |
-//! | | `tandem:attached`, `tandem:deleting` | what is going on |
+//! | | `tandem:attached`, `tandem:deleting`, `tandem:moving` | what is going on |
 //! | `v<n>@tandem-<point>` | `guid` | a point and its fingerprint; held as `tandem` |
 //! | `v<n>#tandem-<point>` | `guid` | the same point, should its snapshot get lost |
+//! | `v<n>@tandem-move-<destination>-<n>` | | a round of a migration, on both sides; held as `tandem` on the source |
+//! | `v<n>#tandem-move-<destination>-<n>` | | where the next round starts, should the snapshot get lost |
 //! | `v<n>` | `receive_resume_token` | where a cut transfer continues |
 
 use std::collections::BTreeMap;
@@ -38,10 +40,14 @@ pub(crate) struct Image {
     pub(crate) stored: BTreeMap<String, String>,
     /// Whether the kernel refuses writes.
     pub(crate) readonly: bool,
+    /// Whether what is received below it is encrypted with its key.
+    pub(crate) encrypted: bool,
     /// By their number.
     pub(crate) versions: Vec<Version>,
     /// Datasets and snapshots below it that somebody else made.
     pub(crate) foreign: Vec<String>,
+    /// Those of them that are snapshots of its own dataset, which holds nothing.
+    pub(crate) hollow: Vec<Mark>,
 }
 
 /// A dataset with content.
@@ -62,6 +68,30 @@ pub(crate) struct Version {
     pub(crate) bookmarks: Vec<Moment>,
     /// When the newest snapshot of somebody else was made, and its name.
     pub(crate) foreign: Option<(u64, String)>,
+    /// Snapshots of somebody else, oldest first.
+    pub(crate) others: Vec<Mark>,
+    /// Snapshots of migrations, oldest first.
+    pub(crate) moves: Vec<Mark>,
+    /// Bookmarks of migrations.
+    pub(crate) trail: Vec<Mark>,
+}
+
+/// A snapshot or bookmark that is no point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// The last part of its name.
+    pub(crate) short: String,
+    pub(crate) guid: u64,
+    /// The transaction group it was made in: its age.
+    pub(crate) txg: u64,
+    pub(crate) held: bool,
+}
+
+impl Mark {
+    /// Whether it belongs to a migration to this instance.
+    pub(crate) fn goes_to(&self, destination: tandem_sdk::InstanceId) -> bool {
+        names::move_of(&self.short).is_some_and(|(to, _)| to == destination)
+    }
 }
 
 /// A point on the pool.
@@ -96,6 +126,13 @@ impl Version {
     /// Its newest point, when `written` speaks of it.
     pub(crate) fn newest(&self) -> Option<&Moment> {
         self.points.last()
+    }
+
+    /// Whether a snapshot was made after that transaction group.
+    pub(crate) fn snapshot_since(&self, txg: u64) -> bool {
+        self.points.iter().any(|m| m.txg > txg)
+            || self.moves.iter().any(|m| m.txg > txg)
+            || self.foreign_since(txg).is_some()
     }
 
     /// The snapshot of somebody else that is newer than `txg`, where there is one.
@@ -163,14 +200,24 @@ pub(crate) fn parse(name: &str, all: &Tree) -> Result<Found> {
         .map(|(property, value)| (property.clone(), value.clone()))
         .collect();
     let Some(meta) = Meta::read(name, &stored)? else { return Ok(Found::Leftover) };
-    let readonly = is(own, "readonly", "on");
-    let mut image =
-        Image { name: name.to_owned(), meta, stored, readonly, versions: Vec::new(), foreign: Vec::new() };
+    let mut image = Image {
+        name: name.to_owned(),
+        meta,
+        stored,
+        readonly: is(own, "readonly", "on"),
+        encrypted: own.get("keystatus").is_some_and(|value| value != "none"),
+        versions: Vec::new(),
+        foreign: Vec::new(),
+        hollow: Vec::new(),
+    };
     for (of, values) in all {
         let Some(below) = of.strip_prefix(name) else { continue };
         let Some(child) = below.strip_prefix('/') else {
             if !below.is_empty() {
                 image.foreign.push(of.clone());
+            }
+            if let Some(short) = below.strip_prefix('@') {
+                image.hollow.push(mark(short, values));
             }
             continue;
         };
@@ -203,6 +250,11 @@ pub(crate) fn parse(name: &str, all: &Tree) -> Result<Found> {
             txg,
             held: number(values, "userrefs") > 0,
         });
+        if names::move_of(short).is_some() {
+            let marks = if child.contains('#') { &mut here.trail } else { &mut here.moves };
+            marks.push(mark(short, values));
+            continue;
+        }
         match moment {
             Some(moment) if child.contains('#') => here.bookmarks.push(Moment { held: false, ..moment }),
             // It goes as soon as somebody else lets go of it.
@@ -211,6 +263,7 @@ pub(crate) fn parse(name: &str, all: &Tree) -> Result<Found> {
             None if child.contains('#') => {}
             None => {
                 image.foreign.push(of.clone());
+                here.others.push(mark(short, values));
                 if here.foreign.as_ref().is_none_or(|(newest, _)| *newest < txg) {
                     here.foreign = Some((txg, of.clone()));
                 }
@@ -221,8 +274,20 @@ pub(crate) fn parse(name: &str, all: &Tree) -> Result<Found> {
     for version in &mut image.versions {
         version.points.sort_by_key(|m| m.txg);
         version.bookmarks.sort_by_key(|m| m.txg);
+        for marks in [&mut version.others, &mut version.moves, &mut version.trail] {
+            marks.sort_by_key(|m| m.txg);
+        }
     }
     Ok(Found::Instance(Box::new(image)))
+}
+
+fn mark(short: &str, values: &Values) -> Mark {
+    Mark {
+        short: short.to_owned(),
+        guid: number(values, "guid"),
+        txg: number(values, "createtxg"),
+        held: number(values, "userrefs") > 0,
+    }
 }
 
 fn read_version(version: &mut Version, values: &Values) {
@@ -271,6 +336,10 @@ mod tests {
             (&format!("/v1#tandem-{A}"), "guid", "7"),
             (&format!("/v1#tandem-{A}"), "createtxg", "30"),
             (&format!("/v1#tandem-{NAME}"), "createtxg", "30"),
+            (&format!("/v1@tandem-move-{A}-2"), "createtxg", "27"),
+            (&format!("/v1@tandem-move-{A}-2"), "userrefs", "1"),
+            (&format!("/v1#tandem-move-{A}-27"), "createtxg", "27"),
+            ("@daily", "createtxg", "25"),
             ("/v1@daily", "createtxg", "25"),
             ("/v1@hourly", "createtxg", "24"),
             ("/v2", "referenced", "1"),
@@ -309,7 +378,13 @@ mod tests {
         assert_eq!(guids, [u64::MAX, 7], "oldest first");
         assert_eq!(current.foreign_since(20), Some(format!("{NAME}/v1@daily").as_str()));
         assert_eq!(current.foreign_since(25), None);
-        assert_eq!(image.foreign.len(), 3, "{:?}", image.foreign);
+        assert_eq!(image.foreign.len(), 4, "{:?}", image.foreign);
+        let shorts = |marks: &[Mark]| marks.iter().map(|m| m.short.clone()).collect::<Vec<_>>();
+        assert_eq!(shorts(&current.others), ["hourly", "daily"], "oldest first");
+        assert_eq!(shorts(&image.hollow), ["daily"]);
+        assert_eq!((current.moves.len(), current.trail.len()), (1, 1));
+        assert!(current.moves[0].held && current.moves[0].goes_to(A.parse().unwrap()));
+        assert!(current.snapshot_since(29) && !current.snapshot_since(30));
         assert_eq!(image.incoming().map(|v| v.number), Some(2));
         assert_eq!(image.partial().map(|(v, token)| (v.number, token)), Some((1, "1-a-b-c")));
         let points = image.points();

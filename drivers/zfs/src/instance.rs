@@ -195,7 +195,7 @@ impl Inner {
             return Err(Error::invalid(format!("{} bytes are no size of a share", spec.size_bytes)));
         }
         match spec.replication.as_ref().map(|r| r.style) {
-            None if role == Role::Active => Ok(()),
+            None if role != Role::Secondary => Ok(()),
             None => Err(Error::invalid("a replica needs a replication style")),
             Some(Style::Readable | Style::Dr) => Ok(()),
             Some(style) => Err(Error::unsupported(format!(
@@ -345,7 +345,7 @@ impl Inner {
                 } else {
                     false
                 };
-                Lock::remove(&self.config.run, id);
+                self.forget_locks(id);
                 return Ok(outcome(closed || unmounted, ()));
             }
             Found::Leftover => {
@@ -356,6 +356,8 @@ impl Inner {
         }
         let Some(mut locked) = self.lock(cx, id).await? else { return Ok(Outcome::Unchanged(())) };
         let image = &mut locked.image;
+        let copied = self.copied(cx, image).await;
+        image.foreign.retain(|name| !copied.contains(name));
         if let Some(foreign) = image.foreign.first().filter(|_| !self.config.delete_foreign_snapshots) {
             return Err(Error::conflict(format!(
                 "instance {id} is not deleted, since `{foreign}` was made by somebody else; destroy or move it, or set \
@@ -374,6 +376,10 @@ impl Inner {
             for moment in &version.points {
                 self.destroy_point(cx, version, moment.point).await?;
             }
+            self.destroy_moves(cx, version, |_| true).await?;
+        }
+        for snapshot in &copied {
+            self.destroy_snapshot(cx, snapshot, false).await?;
         }
         if image.foreign.is_empty() {
             for version in &image.versions {
@@ -383,9 +389,15 @@ impl Inner {
         } else {
             tool::zfs(cx, &image.name, &["destroy", "-r", &image.name]).await?;
         }
-        Lock::remove(&self.config.run, id);
+        self.forget_locks(id);
         tracing::info!(instance = %id, "Deleted the instance.");
         Ok(Outcome::Changed(()))
+    }
+
+    /// Removes the files of an instance's locks.
+    fn forget_locks(&self, id: InstanceId) {
+        Lock::remove(&self.config.run, id);
+        Lock::remove(&self.moves(), id);
     }
 
     /// A dataset without our data, of an instance's name: gone if it is empty, else it is somebody else's.

@@ -11,6 +11,7 @@
 //! POOL/…/PARENT/<instance>/v2        a full copy that arrives; replaces v1 when it is whole
 //! ```
 
+mod carry;
 mod config;
 mod error;
 mod header;
@@ -18,7 +19,9 @@ mod image;
 mod instance;
 mod lzc;
 mod meta;
+mod migration;
 mod mount;
+mod moves;
 mod names;
 mod observe;
 mod pump;
@@ -53,4 +56,4 @@ pub(crate) struct Inner {
     pub(crate) exporter: Exporter,
 }
 
-tandem_sdk::export_driver!(Zfs: Replication, Streamed, Quiescable, Attachable);
+tandem_sdk::export_driver!(Zfs: Replication, Streamed, Quiescable, Attachable, Reachable, Migration);

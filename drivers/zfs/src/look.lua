@@ -16,7 +16,7 @@ local function get(name, properties)
 end
 
 if zfs.exists(args.name) then
-    local own = get(args.name, { "readonly" })
+    local own = get(args.name, { "readonly", "keystatus" })
     for property, value, source in zfs.list.user_properties(args.name) do
         if string.sub(property, 1, 7) == "tandem:" and source == args.name then
             own[property] = value

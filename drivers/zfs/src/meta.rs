@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use tandem_sdk::{Client, Epoch, Error, InstanceSpec, Result, Role, Style};
+use serde::{Deserialize, Serialize};
+use tandem_sdk::{Client, Epoch, Error, InstanceId, InstanceSpec, Result, Role, Style};
 
 /// The properties, without those of the rules.
 pub(crate) const PROPERTIES: &[&str] = &[
@@ -17,7 +18,10 @@ pub(crate) const PROPERTIES: &[&str] = &[
     "tandem:quiesced",
     "tandem:attached",
     "tandem:deleting",
+    MOVING,
 ];
+/// Set by migrations only: what an earlier driver made lacks it.
+const MOVING: &str = "tandem:moving";
 /// Rules are spread over so many properties at most, since a value has a limit.
 pub(crate) const RULES: usize = 16;
 const PER_RULE: usize = 7_000;
@@ -48,6 +52,28 @@ pub(crate) struct Meta {
     pub(crate) clients: Vec<Client>,
     /// Its removal has begun.
     pub(crate) deleting: bool,
+    /// Where it migrates to, while it does.
+    pub(crate) moving: Option<Moving>,
+}
+
+/// A migration away from an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Moving {
+    pub(crate) destination: InstanceId,
+    /// The destination's dataset.
+    pub(crate) dataset: String,
+    /// Rounds made while users write.
+    pub(crate) rounds: u32,
+    /// Bytes of the newest of them.
+    pub(crate) newest: u64,
+    /// Bytes carried in all.
+    pub(crate) bytes: u64,
+    /// Whether little is left.
+    pub(crate) ready: bool,
+    /// The transaction group up to which everything is at the destination too; set right before the switch.
+    pub(crate) carried: Option<u64>,
+    /// Whether the destination serves the users now.
+    pub(crate) switched: bool,
 }
 
 /// How an instance is attached.
@@ -71,6 +97,7 @@ fn role_of(word: &str) -> Option<Role> {
         "active" => Role::Active,
         "secondary" => Role::Secondary,
         "fenced" => Role::Fenced,
+        "destination" => Role::Destination,
         _ => return None,
     })
 }
@@ -80,6 +107,7 @@ fn word_of(role: Role) -> &'static str {
         Role::Active => "active",
         Role::Secondary => "secondary",
         Role::Fenced => "fenced",
+        Role::Destination => "destination",
         _ => "unknown",
     }
 }
@@ -106,6 +134,7 @@ impl Meta {
             attached: None,
             clients: Vec::new(),
             deleting: false,
+            moving: None,
             spec,
         }
     }
@@ -173,6 +202,8 @@ impl Meta {
                 "the options of the share type are longer than ZFS properties can hold",
             ));
         }
+        let moving = self.moving.as_ref().map_or_else(|| Ok("no".to_owned()), serde_json::to_string);
+        let moving = moving.map_err(|e| Error::bug(format!("the migration's data does not encode: {e}")))?;
         let attached = self.attached.map_or("no", Attached::as_str).to_owned();
         let values = [
             FORMAT.to_owned(),
@@ -186,6 +217,7 @@ impl Meta {
             yes(self.quiesced),
             attached,
             yes(self.deleting),
+            moving,
         ];
         let names = PROPERTIES.iter().map(|name| (*name).to_owned());
         let mut properties: BTreeMap<String, String> = names.zip(values).collect();
@@ -245,6 +277,11 @@ impl Meta {
             "read-write" => Some(Attached::ReadWrite),
             other => return Err(damaged("tandem:attached", other)),
         };
+        // A driver that knows nothing of it writes ";".
+        let moving = match properties.get(MOVING).map(String::as_str) {
+            None | Some("no" | ";") => None,
+            Some(text) => Some(serde_json::from_str(text).map_err(|_| damaged(MOVING, text))?),
+        };
         let mut clients = Vec::new();
         for name in (0..RULES).map(rules_name) {
             let Some(text) = properties.get(&name) else { continue };
@@ -265,6 +302,7 @@ impl Meta {
             attached,
             clients,
             deleting: flag("tandem:deleting")?,
+            moving,
         }))
     }
 }
@@ -284,8 +322,21 @@ mod tests {
         .unwrap()
     }
 
+    fn moving(bytes: u64) -> Moving {
+        Moving {
+            destination: spec().instance,
+            dataset: "beta/tandem/x".into(),
+            rounds: 3,
+            newest: 17,
+            bytes,
+            ready: true,
+            carried: Some(bytes),
+            switched: false,
+        }
+    }
+
     fn meta() -> impl Strategy<Value = Meta> {
-        let role = prop::sample::select(vec![Role::Active, Role::Secondary, Role::Fenced]);
+        let role = prop::sample::select(vec![Role::Active, Role::Secondary, Role::Fenced, Role::Destination]);
         let client = (any::<u32>(), 0u8..=32, any::<bool>()).prop_map(|(address, prefix, write)| {
             Client::parse(&format!("{}/{prefix}", std::net::Ipv4Addr::from(address)), write).unwrap()
         });
@@ -302,6 +353,7 @@ mod tests {
                     attached,
                     clients,
                     deleting,
+                    moving: read_only.then(|| moving(size)),
                     ..Meta::new(spec(), Role::Active)
                 }
             })
@@ -326,6 +378,16 @@ mod tests {
             properties.remove(PROPERTIES[which]);
             let _ = Meta::read("tank/x", &properties);
         }
+    }
+
+    #[test]
+    fn a_driver_that_knew_no_migrations_leaves_what_can_be_read() {
+        let meta = Meta::new(spec(), Role::Active);
+        let mut properties = meta.properties().unwrap();
+        properties.insert(MOVING.to_owned(), ";".to_owned());
+        assert_eq!(Meta::read("tank/x", &properties).unwrap().as_ref(), Some(&meta));
+        properties.remove(MOVING);
+        assert_eq!(Meta::read("tank/x", &properties).unwrap(), Some(meta));
     }
 
     #[test]

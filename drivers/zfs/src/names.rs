@@ -4,6 +4,8 @@ use tandem_sdk::{InstanceId, PointId};
 
 /// How the snapshots and bookmarks of this driver begin.
 const PREFIX: &str = "tandem-";
+/// How the snapshots and bookmarks of a migration begin; the destination's id and a number follow.
+const MOVE: &str = "tandem-move-";
 /// The hold on a point's snapshot.
 pub(crate) const HOLD: &str = "tandem";
 /// The longest name of a dataset that leaves room for what the driver appends.
@@ -34,6 +36,18 @@ pub(crate) fn point_of(short: &str) -> Option<PointId> {
     let point: PointId = text.parse().ok()?;
     // Only the form that is written here: another spelling of the same id is somebody else's.
     (point.to_string() == text).then_some(point)
+}
+
+/// The last part of the name of a snapshot or bookmark that a migration makes.
+pub(crate) fn of_move(destination: InstanceId, number: u64) -> String {
+    format!("{MOVE}{destination}-{number}")
+}
+
+/// The destination of the migration that a snapshot or bookmark belongs to, and its number.
+pub(crate) fn move_of(short: &str) -> Option<(InstanceId, u64)> {
+    let (id, number) = short.strip_prefix(MOVE)?.rsplit_once('-')?;
+    let (id, number) = (id.parse().ok()?, number.parse().ok()?);
+    (of_move(id, number) == short).then_some((id, number))
 }
 
 /// The instance that a dataset right below the parent is.
@@ -93,12 +107,16 @@ mod tests {
         fn names_read_back(bits: u128, version in 1u64..) {
             let point = PointId(uuid::Uuid::from_u128(bits));
             prop_assert_eq!(point_of(&of_point(point)), Some(point));
+            prop_assert_eq!(move_of(&of_point(point)), None);
+            let id = InstanceId(uuid::Uuid::from_u128(bits));
+            prop_assert_eq!(move_of(&of_move(id, version)), Some((id, version)));
+            prop_assert_eq!(point_of(&of_move(id, version)), None);
             prop_assert_eq!(version_of(&of_version(version)), Some(version));
         }
 
         #[test]
         fn any_text_is_harmless(text in ".*") {
-            let _ = (is_dataset(&text), point_of(&text), instance_of(&text), version_of(&text), pool_of(&text));
+            let _ = (is_dataset(&text), point_of(&text), move_of(&text), instance_of(&text), version_of(&text), pool_of(&text));
         }
     }
 }

@@ -3,18 +3,20 @@
 use std::fs;
 
 use tandem_sdk::contract::{
-    AttachKind, Capabilities, Epoch, Health, InstanceId, Observation, Pool, ReplicaReport, ReplicaState,
-    ReplicationCapability, ResourceId, ResourceKind, ResumeToken, Role, Style, Transport,
+    AttachKind, Capabilities, Epoch, Health, InstanceId, MigrationCapability, Observation, Pool,
+    ReplicaReport, ReplicaState, ReplicationCapability, ResourceId, ResourceKind, ResumeToken, Role, Style,
+    Transport,
 };
 use tandem_sdk::{Error, ErrorKind, OpContext, Result};
 
 use crate::image::{Found, Image, Moment, Version};
+use crate::migration::{SYSTEM, system};
 use crate::token::Token;
 use crate::{FORMAT, Inner, TOKEN, store, tool};
 
 /// What a pool can do.
 pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
-    Capabilities {
+    let mut capabilities = Capabilities {
         resources: vec![ResourceKind::Share],
         share_protocols: vec!["NFS".to_owned()],
         access_enforcement: inner.exporter.enforcement(),
@@ -31,8 +33,11 @@ pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
             lag_bytes: false,
         }),
         attach: Some(AttachKind::Tree),
+        migration: Some(MigrationCapability { to_drivers: vec!["zfs".to_owned()], ..Default::default() }),
         ..Capabilities::default()
-    }
+    };
+    capabilities.extra.insert(SYSTEM.to_owned(), system().into());
+    capabilities
 }
 
 impl Inner {
@@ -204,8 +209,7 @@ impl Inner {
         version: &Version,
         moment: &Moment,
     ) -> Result<u64> {
-        let newer = version.points.iter().any(|m| m.txg > moment.txg);
-        if !newer && version.foreign_since(moment.txg).is_none() {
+        if !version.snapshot_since(moment.txg) {
             return Ok(version.written);
         }
         let property = format!("written@{}", crate::names::of_point(moment.point));

@@ -100,6 +100,7 @@ impl Inner {
         if image.meta.deleting {
             return Ok(());
         }
+        self.forget_moves(cx, image).await?;
         let whole = image.incoming().is_some_and(|v| v.token.is_none() && !v.points.is_empty());
         if whole && image.meta.role == tandem_sdk::Role::Secondary {
             let was_mounted = crate::mount::mounted(&self.path(image.meta.spec.instance)).is_some();
@@ -134,13 +135,14 @@ impl Inner {
     pub(crate) async fn destroy(&self, cx: &OpContext, version: &image::Version) -> Result<()> {
         if version.token.is_some() {
             tool::zfs(cx, &version.name, &["receive", "-A", &version.name]).await?;
-            if version.points.is_empty() {
+            if version.points.is_empty() && version.moves.is_empty() {
                 return Ok(()); // there was nothing but what had arrived
             }
         }
         for moment in &version.points {
             self.destroy_point(cx, version, moment.point).await?;
         }
+        self.destroy_moves(cx, version, |_| true).await?;
         self.destroy_dataset(cx, &version.name).await
     }
 

@@ -166,12 +166,7 @@ impl Inner {
         }
         let token = resume(spec, to.guid, from.as_ref().map_or(0, |(_, guid)| *guid))?;
         let flags = match &token {
-            Some(token) => Flags {
-                large_blocks: token.large_blocks,
-                embedded: token.embedded,
-                compressed: token.compressed,
-                raw: token.raw,
-            },
+            Some(token) => token.flags(),
             // An encrypted dataset travels as it is: the other side needs no key.
             None => Flags { large_blocks: true, embedded: true, compressed: true, raw: current.encrypted },
         };
@@ -429,14 +424,14 @@ fn resume(spec: &SendSpec, to: u64, from: u64) -> Result<Option<Token>> {
     Ok(token.filter(|token| (token.to, token.from) == (to, from)))
 }
 
-fn tolerate(done: Result<(), lzc::Errno>, fine: lzc::Errno) -> Result<(), lzc::Errno> {
+pub(crate) fn tolerate(done: Result<(), lzc::Errno>, fine: lzc::Errno) -> Result<(), lzc::Errno> {
     match done {
         Err(errno) if errno == fine => Ok(()),
         other => other,
     }
 }
 
-fn tolerate_gone(done: Result<(), lzc::Errno>) -> Result<(), lzc::Errno> {
+pub(crate) fn tolerate_gone(done: Result<(), lzc::Errno>) -> Result<(), lzc::Errno> {
     tolerate(done, error::ENOENT)
 }
 

@@ -5,6 +5,7 @@
 
 use tandem_sdk::PointId;
 
+use crate::lzc::Flags;
 use crate::names;
 
 /// A list that claims to be longer is no token.
@@ -60,6 +61,16 @@ impl Token {
             }
         })?;
         (token.to != 0).then_some(token)
+    }
+
+    /// How the stream was written, and has to go on.
+    pub(crate) fn flags(&self) -> Flags {
+        Flags {
+            large_blocks: self.large_blocks,
+            embedded: self.embedded,
+            compressed: self.compressed,
+            raw: self.raw,
+        }
     }
 
     /// The point that it is on the way to, where the sender's name of the snapshot tells.

@@ -27,11 +27,15 @@ impl Side {
     }
 }
 
+/// Steps of a migration in which the driver carries and switches.
+const BY_DRIVER: [&str; 2] = ["carry", "take_over"];
+
 /// Kills an operation of this kind at every event that it logs, each time from the same state, and notes what came of
 /// it.
 ///
 /// After every event; and before every event that follows work of the driver (before the others nothing has happened
-/// since the one that came before). With `long`, before each. Over ZFS only before those, unless `long`.
+/// since the one that came before). With `long`, before each. Over ZFS only before those, unless `long`; of a migration by
+/// the driver only where it carried and where it switched.
 ///
 /// # Panics
 /// When one of the kills does not recover.
@@ -43,7 +47,9 @@ pub fn run(kind: Kind, beneath: Beneath, long: bool, table: &Table) {
         let seq = index as u64 + 1;
         let follows_work =
             event.starts_with("step_done") || event.starts_with("accepted") || seq == script.len() as u64;
+        let by_driver = BY_DRIVER.iter().any(|step| *event == format!("step_done {step}"));
         let sides: &[Side] = match beneath {
+            Beneath::Zfs if !long && kind == Kind::Assist && !by_driver => &[],
             // The kernel's own storage is slow: where work was done and nobody knows of it.
             Beneath::Zfs if !long && follows_work => &[Side::Before],
             Beneath::Zfs if !long => &[],

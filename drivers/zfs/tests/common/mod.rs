@@ -168,6 +168,115 @@ impl Pair {
     }
 }
 
+/// An active instance on one back end, and an empty destination on the other.
+pub struct Move {
+    pub alpha: Backend,
+    pub beta: Backend,
+    pub spec: MigrationSpec,
+}
+
+impl Move {
+    pub async fn new(test: &str, alpha: &[(&str, &str)], beta: &[(&str, &str)]) -> Self {
+        let alpha = Backend::open("alpha", test, alpha).await;
+        let beta = Backend::open("beta", test, beta).await;
+        let source = InstanceSpec {
+            instance: InstanceId(Uuid::new_v4()),
+            resource: ResourceId(Uuid::new_v4()),
+            kind: ResourceKind::Share,
+            pool: "alpha".into(),
+            size_bytes: 1 << 30,
+            protocol: "NFS".into(),
+            epoch: Epoch(1),
+            replication: None,
+            options: Default::default(),
+        };
+        alpha.call(CreateInstance { spec: source.clone() }).await.unwrap();
+        let spec = Self::destination(&beta, &source).await;
+        Self { alpha, beta, spec }
+    }
+
+    /// A new empty destination for a source.
+    pub async fn destination(beta: &Backend, source: &InstanceSpec) -> MigrationSpec {
+        let instance = InstanceId(Uuid::new_v4());
+        let spec =
+            InstanceSpec { instance, pool: beta.pool.clone(), epoch: source.epoch.next(), ..source.clone() };
+        beta.call(PrepareDestination { spec }).await.unwrap();
+        let endpoint = beta.call(GetEndpoint { instance }).await.unwrap();
+        let capabilities = serde_json::to_value(beta.driver.capabilities()).unwrap();
+        let driver = [("driver".to_owned(), "zfs".into()), ("capabilities".to_owned(), capabilities)];
+        MigrationSpec {
+            resource: source.resource,
+            kind: source.kind,
+            source: source.instance,
+            destination: instance,
+            epoch: source.epoch,
+            endpoint: serde_json::to_value(endpoint).unwrap(),
+            destination_driver: driver.into_iter().collect(),
+        }
+    }
+
+    pub fn here(&self) -> PathBuf {
+        self.alpha.folder(self.spec.source)
+    }
+
+    pub fn there(&self) -> PathBuf {
+        self.beta.folder(self.spec.destination)
+    }
+
+    pub async fn start(&self) {
+        self.alpha.call(MigrationStart { migration: self.spec.clone() }).await.unwrap();
+    }
+
+    /// One round of the first phase.
+    pub async fn round(&self) -> Result<MigrationProgress> {
+        self.alpha.call(MigrationContinue { migration: self.spec.clone() }).await
+    }
+
+    pub async fn complete(&self) -> Result<Outcome<Switched>> {
+        self.alpha.call(MigrationComplete { migration: self.spec.clone() }).await
+    }
+
+    pub async fn cancel(&self) -> Result<Outcome<()>> {
+        // As the manager asks where the destination may be away.
+        let migration = MigrationSpec {
+            endpoint: Value::Null,
+            destination_driver: Default::default(),
+            ..self.spec.clone()
+        };
+        self.alpha.call(MigrationCancel { migration }).await
+    }
+
+    /// Removes the source after the switch; nothing of it or of the migration is left, on either side.
+    pub async fn release(&self) {
+        self.alpha.call(MigrationRelease { migration: self.spec.clone() }).await.unwrap();
+        assert_eq!(self.alpha.left(), Vec::<String>::new());
+        self.no_traces();
+    }
+
+    /// Nothing that a migration makes is anywhere.
+    pub fn no_traces(&self) {
+        for backend in [&self.alpha, &self.beta] {
+            let left = backend.left();
+            assert!(!left.iter().any(|name| name.contains("tandem-")), "{left:?}");
+            let tokens = ["get", "-H", "-o", "value", "-r", "receive_resume_token", &backend.dataset];
+            assert!(zfs(&tokens).lines().all(|token| token == "-"), "half a transfer is left");
+        }
+    }
+
+    /// Removes both; nothing is left.
+    pub async fn remove(self) {
+        self.alpha.call(DeleteInstance { instance: self.spec.source }).await.unwrap();
+        self.beta.call(DeleteInstance { instance: self.spec.destination }).await.unwrap();
+        for backend in [&self.alpha, &self.beta] {
+            assert_eq!(backend.left(), Vec::<String>::new());
+        }
+        for id in [self.spec.source, self.spec.destination] {
+            let lock = |folder: &str| PathBuf::from(format!("/run/tandem/zfs{folder}/{id}.lock")).exists();
+            assert!(!lock("") && !lock("/moves"));
+        }
+    }
+}
+
 /// One transfer, as the manager makes it: from the newest common point.
 pub async fn transfer(
     from: (&Backend, InstanceId),

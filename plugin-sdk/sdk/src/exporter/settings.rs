@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tandem_contract::{Error, Result};
 
 /// How shares are exported: `{ kind = "none" }` or `{ kind = "nfs", address = "192.0.2.1" }`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ExportSettings {
     /// Not at all: a share is reached by its path on this host, and access rules are not enforced.
@@ -24,7 +24,7 @@ impl Default for ExportSettings {
 }
 
 /// Exports by the kernel's NFS server.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NfsSettings {
     /// The address or name by which clients reach this host; the part before the colon of an export location.

@@ -1,0 +1,256 @@
+//! Carries what a source holds to a destination on another pool of the same host: snapshot after snapshot, in order, so
+//! that the destination comes to have those of other people too.
+//!
+//! ```text
+//! lzc_send ──> pipe ──pump──> pipe ──> lzc_receive
+//! ```
+//! A bookmark is made of every snapshot before it goes, and is where the next one starts: whoever made the snapshot may
+//! destroy it at any time.
+
+use std::os::fd::AsFd;
+
+use tandem_sdk::{Error, InstanceId, OpContext, Result, Retry};
+
+use crate::image::{Image, Mark, Version};
+use crate::lzc::{self, Flags};
+use crate::pump::{self, End, Pump};
+use crate::stream::{content, tolerate};
+use crate::token::Token;
+use crate::{Inner, error, names, tool};
+
+/// One stream: from a snapshot or bookmark, where there is one, to a snapshot.
+struct Leg {
+    from: Option<String>,
+    snapshot: String,
+    target: String,
+    flags: Flags,
+    /// Object and offset to go on at.
+    at: Option<(u64, u64)>,
+}
+
+/// The number of the destination's dataset.
+pub(crate) const FIRST: u64 = 1;
+
+/// What has arrived.
+pub(crate) fn arrived(dest: &Image) -> Option<&Version> {
+    dest.versions.iter().find(|v| v.number == FIRST)
+}
+
+/// The newest snapshot of a destination, whoever made it.
+fn newest(dest: &Image) -> Option<&Mark> {
+    let version = arrived(dest)?;
+    version.others.iter().chain(&version.moves).max_by_key(|mark| mark.txg)
+}
+
+impl Inner {
+    /// One round: everything up to a moment of now, or up to that of a round that was cut. The bytes that went; `before` of
+    /// them went in earlier rounds and count in the progress. Both images are read anew.
+    pub(crate) async fn advance(
+        &self,
+        cx: &OpContext,
+        there: &Self,
+        source: &mut Image,
+        dest: &mut Image,
+        before: u64,
+    ) -> Result<u64> {
+        let to = dest.meta.spec.instance;
+        let target = self.moment(cx, source, dest, to).await?;
+        let version = content(source)?;
+        let older = |mark: &&Mark| mark.txg < target.txg;
+        let mut todo: Vec<Mark> = version.others.iter().filter(older).cloned().collect();
+        todo.push(target.clone());
+        let mut base = base(version, dest)?;
+        if let Some((_, mark)) = &base {
+            todo.retain(|next| next.txg > mark.txg);
+        }
+        let total = self.size(cx, version, base.as_ref(), &todo).await;
+        let mut bytes = 0;
+        for next in todo {
+            if !self.note(cx, version, &next, to).await? && next != target {
+                continue; // somebody destroyed it meanwhile
+            }
+            let flags = Flags {
+                large_blocks: true,
+                embedded: !dest.encrypted,
+                compressed: true,
+                raw: version.encrypted,
+            };
+            let mut leg = Leg {
+                from: base.as_ref().map(|(name, _)| name.clone()),
+                snapshot: format!("{}@{}", version.name, next.short),
+                target: format!("{}/{}@{}", dest.name, names::of_version(FIRST), next.short),
+                flags,
+                at: None,
+            };
+            there
+                .go_on(cx, dest, &mut leg, next.guid, base.as_ref().map_or(0, |(_, mark)| mark.guid))
+                .await?;
+            tool::alive(&leg.snapshot)?;
+            tool::alive(&leg.target)?;
+            let done = before.saturating_add(bytes);
+            let total = total.map(|total| before.saturating_add(total));
+            bytes += cx.blocking(move |cx| carry(cx, &leg, done, total)).await?;
+            base = Some((format!("{}#{}", version.name, names::of_move(to, next.txg)), next));
+            there.refresh(cx, dest).await?;
+            base = base.map(|(bookmark, mark)| (self.still(version, &mark).unwrap_or(bookmark), mark));
+        }
+        if newest(dest).map(|mark| mark.guid) != Some(target.guid) {
+            return Err(Error::unavailable(format!("`{}` is not there after it arrived", target.short))
+                .retry(Retry::Safe));
+        }
+        self.refresh(cx, source).await?;
+        let passed = |mark: &Mark| mark.goes_to(to) && mark.txg < target.txg;
+        self.destroy_moves(cx, content(source)?, passed).await?;
+        if let Some(version) = arrived(dest) {
+            let old = |mark: &Mark| mark.goes_to(to) && mark.guid != target.guid;
+            there.destroy_moves(cx, version, old).await?;
+        }
+        there.refresh(cx, dest).await?;
+        self.refresh(cx, source).await?;
+        Ok(bytes)
+    }
+
+    /// The name of a snapshot that is still there.
+    fn still(&self, version: &Version, mark: &Mark) -> Option<String> {
+        let name = format!("{}@{}", version.name, mark.short);
+        lzc::exists(&name).then_some(name)
+    }
+
+    /// The moment to carry: that of a round that was cut, else a new snapshot, held.
+    async fn moment(&self, cx: &OpContext, source: &mut Image, dest: &Image, to: InstanceId) -> Result<Mark> {
+        let version = content(source)?;
+        let of_this = |version: &Version| version.moves.iter().rev().find(|mark| mark.goes_to(to)).cloned();
+        let last = of_this(version);
+        let has = |mark: &Mark| arrived(dest).is_some_and(|v| v.moves.iter().any(|m| m.guid == mark.guid));
+        let number = match &last {
+            Some(mark) if !has(mark) => names::move_of(&mark.short).map_or(0, |(_, number)| number),
+            Some(mark) => names::move_of(&mark.short).map_or(0, |(_, number)| number) + 1,
+            None => 1,
+        };
+        let snapshot = format!("{}@{}", version.name, names::of_move(to, number));
+        tool::kernel(cx, "snapshot", &snapshot, |snapshot| {
+            tolerate(lzc::snapshot(snapshot), error::EEXIST)?;
+            tolerate(lzc::hold(snapshot, names::HOLD), error::EEXIST)
+        })
+        .await?;
+        self.refresh(cx, source).await?;
+        of_this(content(source)?).ok_or_else(|| {
+            Error::unavailable(format!("the snapshot `{snapshot}` vanished while it was made"))
+                .retry(Retry::Safe)
+        })
+    }
+
+    /// Bookmarks a snapshot; `false` when it is not there any more.
+    async fn note(&self, cx: &OpContext, version: &Version, mark: &Mark, to: InstanceId) -> Result<bool> {
+        let (snapshot, bookmark) = (
+            format!("{}@{}", version.name, mark.short),
+            format!("{}#{}", version.name, names::of_move(to, mark.txg)),
+        );
+        tool::kernel(cx, "bookmark", &snapshot, move |snapshot| match lzc::bookmark(&bookmark, snapshot) {
+            // The pool may lack the feature; then the snapshot has to stay.
+            Ok(()) | Err(error::EEXIST | error::ENOTSUP) => Ok(lzc::exists(snapshot)),
+            Err(error::ENOENT | error::ESRCH) => Ok(false),
+            Err(other) => Err(other),
+        })
+        .await
+    }
+
+    /// About how many bytes will go.
+    async fn size(
+        &self,
+        cx: &OpContext,
+        version: &Version,
+        base: Option<&(String, Mark)>,
+        todo: &[Mark],
+    ) -> Option<u64> {
+        let mut from = base.map(|(name, _)| name.clone());
+        let snapshots: Vec<String> = todo.iter().map(|m| format!("{}@{}", version.name, m.short)).collect();
+        let flags = Flags { large_blocks: true, embedded: true, compressed: true, raw: version.encrypted };
+        let sizes = cx.blocking(move |_| {
+            let mut total = 0u64;
+            for snapshot in snapshots {
+                // An estimate that the kernel cannot make is not worth failing for.
+                let Ok(bytes) = lzc::send_space(&snapshot, from.as_deref(), flags) else { return Ok(None) };
+                total = total.saturating_add(bytes);
+                from = Some(snapshot);
+            }
+            Ok(Some(total))
+        });
+        sizes.await.ok().flatten()
+    }
+
+    /// Lets a leg go on where it was cut, if what is half there is of it; else that is thrown away.
+    async fn go_on(&self, cx: &OpContext, dest: &mut Image, leg: &mut Leg, to: u64, from: u64) -> Result<()> {
+        let Some((name, text)) = arrived(dest).and_then(|v| Some((v.name.clone(), v.token.clone()?))) else {
+            return Ok(());
+        };
+        match Token::parse(&text).filter(|token| (token.to, token.from) == (to, from)) {
+            Some(token) => {
+                leg.flags = token.flags();
+                leg.at = Some((token.object, token.offset));
+            }
+            None => {
+                tool::zfs(cx, &name, &["receive", "-A", &name]).await?;
+                self.refresh(cx, dest).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the next stream builds on: the newest that has arrived, as the source still has it.
+fn base(version: &Version, dest: &Image) -> Result<Option<(String, Mark)>> {
+    let Some(there) = newest(dest) else { return Ok(None) };
+    let same = |mark: &&Mark| mark.guid == there.guid;
+    if let Some(mark) = version.others.iter().chain(&version.moves).find(same) {
+        return Ok(Some((format!("{}@{}", version.name, mark.short), mark.clone())));
+    }
+    if let Some(mark) = version.trail.iter().find(same) {
+        return Ok(Some((format!("{}#{}", version.name, mark.short), mark.clone())));
+    }
+    Err(Error::conflict(format!(
+        "the destination has the snapshot `{}/{}@{}`, which the source does not know; if somebody made it there, destroy it, \
+         else cancel the migration and start it again",
+        dest.name,
+        names::of_version(FIRST),
+        there.short
+    ))
+    .retry(Retry::AfterOperator))
+}
+
+/// Runs one stream through; the bytes that went.
+fn carry(cx: &OpContext, leg: &Leg, before: u64, total: Option<u64>) -> Result<u64> {
+    let (out, feed) = pump::pipe()?;
+    let (intake, push) = pump::pipe()?;
+    let mut pump = Pump { cx, limit: None, total, bytes: before };
+    let ran = pump::beside(
+        || {
+            let feed = feed;
+            lzc::send(&leg.snapshot, leg.from.as_deref(), feed.as_fd(), leg.flags, leg.at)
+        },
+        || {
+            pump::beside(
+                || {
+                    let intake = intake;
+                    lzc::receive(&leg.target, leg.flags.raw, intake.as_fd())
+                },
+                || {
+                    let (out, push) = (out, push);
+                    pump.run(out.as_fd(), push.as_fd())
+                },
+            )
+        },
+    );
+    let panicked = |_| Error::bug("a thread of the stream panicked");
+    let (sent, ran) = ran.map_err(panicked)?;
+    let (received, pumped) = ran.map_err(panicked)?;
+    let bytes = pump.bytes.saturating_sub(before);
+    match (received, pumped, sent) {
+        // The kernel says so once it has seen the last record, and proven every one of them.
+        (Ok(()), _, _) => Ok(bytes),
+        (Err(_), Err(stop), _) => Err(stop),
+        // The sender's own reason comes first: the receiver then sees a stream that ends early.
+        (Err(_), Ok(End::Whole), Err(errno)) => Err(error::of_errno("send", &leg.snapshot, errno)),
+        (Err(errno), Ok(_), _) => Err(error::of_errno("receive", &leg.target, errno)),
+    }
+}
