@@ -220,6 +220,10 @@ verbs! {
         peer: Endpoint,
         /// Whether this side's data wins when they differ.
         authoritative: bool,
+        /// Whether somebody said that this side is to give up what it took and its peer lacks. Without that word a side
+        /// that holds such changes, and is not to win, refuses with `Conflict`.
+        #[serde(default)]
+        give_up: bool,
     } -> Outcome<()>;
     /// Ends that.
     true "disconnect_peers" DisconnectPeers {

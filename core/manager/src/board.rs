@@ -19,6 +19,8 @@ pub(crate) struct Freshness {
     pub unchanged_until: Option<Timestamp>,
     /// Bytes behind, as last told.
     pub lag_bytes: Option<u64>,
+    /// It holds changes that the active one lacks, as last told: it follows once somebody asks for a resync.
+    pub parted: bool,
 }
 
 /// Volatile facts.

@@ -287,3 +287,12 @@ pub(crate) fn active_of(instances: &[Instance]) -> Option<&Instance> {
         all.next().filter(|only| only.replica_state.is_none() && all.next().is_none())
     })
 }
+
+/// The instance that an active one, which its storage has demoted, waits for: it was promoted, nobody knows whether it
+/// serves its users, and what it took would be lost.
+pub(crate) fn holds_back(instances: &[Instance], active: &Instance) -> Option<InstanceId> {
+    let newer =
+        |i: &&Instance| i.id != active.id && i.part == Part::Whole && i.unfenced && i.epoch >= active.epoch;
+    let is_active = active.replica_state == Some(tandem_contract::ReplicaState::Active);
+    instances.iter().find(newer).filter(|_| is_active).map(|i| i.id)
+}

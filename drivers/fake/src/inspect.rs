@@ -38,6 +38,8 @@ pub struct Inspected {
     pub peers: Vec<InstanceId>,
     /// What it holds.
     pub data: Data,
+    /// Whether it follows nobody before somebody says that it is to give up what it took by itself.
+    pub parted: bool,
 }
 
 impl World {
@@ -61,12 +63,25 @@ impl World {
                     partial: i.partial.as_ref().map(|partial| partial.to),
                     peers: i.peers.keys().copied().collect(),
                     data: i.data.clone(),
+                    parted: crate::peers::split_brain(i).is_some(),
                 };
                 site.instances.values().map(one).collect::<Vec<_>>()
             };
             Ok(sites.iter().flat_map(of).collect())
         };
         self.with(look).unwrap_or_default()
+    }
+
+    /// Cuts the links of an instance, as somebody would do by hand: it is behind from then on.
+    pub fn part(&self, site: &str, instance: InstanceId) {
+        let cut = |sites: &mut crate::world::Sites| {
+            let found = crate::instance::find(sites, site, instance)?;
+            found.peers.clear();
+            found.up_to_date = false;
+            Ok(())
+        };
+        // What is not there has no links.
+        let _ = self.with(cut);
     }
 
     /// Whether somebody has switched a site off, or cut the manager off from it.

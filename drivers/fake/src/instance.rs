@@ -37,6 +37,9 @@ pub(crate) struct Instance {
     /// Instances that its storage replicates with, and whether its data won when they were connected.
     pub(crate) peers: BTreeMap<InstanceId, bool>,
     pub(crate) up_to_date: bool,
+    /// Whether it took writes that none of its peers has.
+    #[serde(default)]
+    pub(crate) own: bool,
     /// Reports still to be made until a resync is done.
     pub(crate) resync_left: u32,
     pub(crate) split_brain: Option<String>,
@@ -100,6 +103,7 @@ impl Instance {
             partial: None,
             peers: BTreeMap::new(),
             up_to_date: role == Role::Active,
+            own: false,
             resync_left: 0,
             split_brain: None,
             moving: None,

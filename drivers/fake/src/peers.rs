@@ -26,6 +26,18 @@ impl Fake {
         }
         let instance = find(sites, &self.config.site, call.instance)?;
         instance.admit(call.epoch)?;
+        if !call.authoritative
+            && let Some(how) = split_brain(instance)
+        {
+            if !call.give_up {
+                return Err(Error::conflict(format!(
+                    "instance {} does not follow before it is told to give up what it has: {how}",
+                    call.instance
+                )));
+            }
+            instance.own = false;
+            instance.up_to_date = false;
+        }
         match instance.peers.get(&call.peer.instance) {
             Some(authoritative) if *authoritative == call.authoritative => return Ok(Outcome::Unchanged(())),
             Some(_) => {
@@ -60,6 +72,12 @@ impl Fake {
     }
 }
 
+/// Whether a side that is to follow took writes that its peers lack, as a sentence.
+pub(crate) fn split_brain(instance: &Instance) -> Option<String> {
+    let parted = instance.own && instance.role == Role::Secondary;
+    parted.then(|| format!("instance {} holds changes that its peers lack", instance.spec.instance))
+}
+
 /// Once both sides know each other: who follows whom.
 fn link(sites: &mut Sites, one: InstanceId, other: InstanceId) {
     let (Some(a), Some(b)) = (get(sites, one).cloned(), get(sites, other).cloned()) else { return };
@@ -69,6 +87,8 @@ fn link(sites: &mut Sites, one: InstanceId, other: InstanceId) {
         (true, false) => resync(sites, other, same),
         (false, true) => resync(sites, one, same),
         _ if same => [one, other].into_iter().for_each(|id| resync(sites, id, true)),
+        // They were told of each other at different times: who takes no writes follows.
+        _ if follows(&a) != follows(&b) => resync(sites, if follows(&a) { one } else { other }, false),
         _ => {
             for id in [one, other] {
                 if let Some(instance) = get_mut(sites, id) {
@@ -92,7 +112,7 @@ pub(crate) fn advance(sites: &mut Sites, site: &str, id: InstanceId) {
     if !follows(instance) || sites.get(site).is_none_or(|s| s.down) {
         return;
     }
-    let Some(data) = source_of(sites, instance) else { return };
+    let Some((source, data)) = source_of(sites, instance) else { return };
     let Some(instance) = get_mut(sites, id) else { return };
     // A peer that became active meanwhile may hold what this one never saw; real storage compares generations.
     instance.up_to_date &= instance.data == data;
@@ -107,6 +127,9 @@ pub(crate) fn advance(sites: &mut Sites, site: &str, id: InstanceId) {
     if instance.resync_left == 0 {
         instance.data = data;
         instance.up_to_date = true;
+        if let Some(source) = get_mut(sites, source) {
+            source.own = false;
+        }
     }
 }
 
@@ -118,6 +141,7 @@ pub(crate) fn is_linked(sites: &Sites, id: InstanceId) -> bool {
 /// What an acknowledged write does to the peers: they get it now, or fall behind.
 pub(crate) fn propagate(sites: &mut Sites, site: &str, id: InstanceId) {
     let Some(active) = sites.get(site).and_then(|s| s.instances.get(&id)).cloned() else { return };
+    let mut is_alone = true;
     for peer in active.peers.keys() {
         let up = site_of(sites, *peer).is_some_and(|s| sites.get(&s).is_some_and(|s| !s.down));
         if let Some(peer) = get_mut(sites, *peer)
@@ -127,26 +151,33 @@ pub(crate) fn propagate(sites: &mut Sites, site: &str, id: InstanceId) {
             let linked = peer.peers.contains_key(&id);
             if up && linked && peer.up_to_date {
                 peer.data.clone_from(&active.data);
+                is_alone = false;
             } else {
                 peer.up_to_date = false;
             }
         }
     }
+    if is_alone
+        && !active.peers.is_empty()
+        && let Some(active) = get_mut(sites, id)
+    {
+        active.own = true;
+    }
 }
 
 fn follows(instance: &Instance) -> bool {
-    instance.role == Role::Secondary
+    (instance.role == Role::Secondary && !instance.own)
         || (instance.role == Role::Active && instance.style() == Some(Style::Writable))
 }
 
 /// The data of the active peer that an instance follows.
-fn source_of(sites: &Sites, instance: &Instance) -> Option<Data> {
+fn source_of(sites: &Sites, instance: &Instance) -> Option<(InstanceId, Data)> {
     instance.peers.keys().find_map(|peer| {
         let up = site_of(sites, *peer).is_some_and(|s| sites.get(&s).is_some_and(|s| !s.down));
         get(sites, *peer)
             .filter(|p| up && p.role == Role::Active && p.up_to_date && p.epoch >= instance.epoch)
             .filter(|p| p.peers.contains_key(&instance.spec.instance))
-            .map(|p| p.data.clone())
+            .map(|p| (*peer, p.data.clone()))
     })
 }
 

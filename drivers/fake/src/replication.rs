@@ -55,12 +55,15 @@ impl Fake {
         let linked = peers::is_linked(sites, id);
         let instance = find(sites, &self.config.site, id)?;
         let storage = self.config.mode == Mode::Storage;
+        let split_brain =
+            instance.split_brain.clone().or_else(|| peers::split_brain(instance).filter(|_| storage));
         let newest = instance.points.last().map(|point| point.info());
         // Only a link with the active one tells whether it has anything newer.
-        let current = instance.up_to_date && (instance.role == Role::Active || linked);
+        let current =
+            instance.up_to_date && split_brain.is_none() && (instance.role == Role::Active || linked);
         let follows = if storage { current } else { instance.whole.is_some() };
         let state = match instance.role {
-            _ if instance.split_brain.is_some() => ReplicaState::Error,
+            _ if split_brain.is_some() => ReplicaState::Error,
             Role::Active => ReplicaState::Active,
             Role::Secondary if follows => ReplicaState::InSync,
             _ => ReplicaState::OutOfSync,
@@ -78,7 +81,7 @@ impl Fake {
                 phase: "resync".to_owned(),
                 ..Progress::default()
             }),
-            split_brain: instance.split_brain.clone(),
+            split_brain,
             health: Health::Ok,
         })
     }

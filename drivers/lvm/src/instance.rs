@@ -12,6 +12,7 @@ use tandem_sdk::{
     Attachable, Client, Driver, Error, Exporter, Lock, OpContext, Result, Role, Style, settings,
 };
 
+use crate::drbd::handshake::Silent;
 use crate::drbd::record::{Protocol, Record};
 use crate::image::{Found, Image};
 use crate::meta::{Attached, MARK, Meta};
@@ -44,7 +45,8 @@ impl Driver for Lvm {
             drbd.require()?;
             drbd.claim(&config.run, &config.group)?;
         }
-        let inner = Inner { worker: Worker::new(setup), config, share_mode, exporter };
+        let inner =
+            Inner { worker: Worker::new(setup), config, share_mode, exporter, silent: Silent::default() };
         let pool = inner.config.of_group(&inner.config.thin_pool);
         let words: Vec<&str> = LVS.iter().copied().chain([pool.as_str()]).collect();
         let report = inner.worker.report_at_open(&words).await?;
@@ -259,8 +261,8 @@ impl Inner {
         if let Some(replication) = &spec.replication {
             let _numbers = self.lock_numbers(cx).await?;
             let (minor, port) = self.free_numbers(cx, self.drbd()?).await?;
-            let (style, peer, last) = (replication.style, None, false);
-            meta.record = Some(Record { style, protocol, minor, port, peer, last });
+            let (style, peer) = (replication.style, None);
+            meta.record = Some(Record { style, protocol, minor, port, peer, last: false, diskless: false });
             self.make(cx, &pool, &meta).await?;
             self.make_metadata(cx, id).await?;
         } else {
@@ -368,6 +370,9 @@ impl Inner {
             image.meta.size_bytes = call.size_bytes;
             image.meta.growing = true;
         }
+        // What another side began, before this one was promoted, is not known here.
+        image.meta.growing |=
+            image.meta.record.is_some() && image.meta.role == Role::Active && self.lags(cx, image).await?;
         self.save(cx, image).await?;
         self.wake(cx, image).await?;
         let grown = image.meta.growing;

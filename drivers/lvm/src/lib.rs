@@ -51,6 +51,8 @@ pub(crate) struct Inner {
     pub(crate) share_mode: u32,
     pub(crate) exporter: Exporter,
     pub(crate) worker: worker::Worker,
+    /// Hosts that did not answer.
+    pub(crate) silent: drbd::handshake::Silent,
 }
 
 tandem_sdk::export_driver!(Lvm: Attachable, Replication, Reachable, StorageReplicated);

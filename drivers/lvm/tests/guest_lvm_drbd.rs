@@ -39,12 +39,16 @@ fn main() -> std::process::ExitCode {
         a_replica_gets_what_was_written_and_takes_over_and_gives_back,
         both_sides_went_on_and_one_is_told_to_follow,
         after_a_boot_nothing_is_there_before_its_epoch_is_confirmed,
+        a_disk_that_comes_back_older_serves_nobody_before_its_peer_answers,
     ];
     trials.extend(trials![short;
         a_link_that_is_cut_heals_by_what_was_written_meanwhile,
         a_pair_grows_while_it_is_used,
         what_others_have_in_the_kernel_is_left_alone,
         a_disk_that_fails_is_left_and_comes_back,
+        an_active_one_without_a_disk_is_promoted_away_from,
+        growth_that_was_cut_is_ended_by_the_side_that_was_promoted,
+        a_side_that_moved_to_another_address_is_found_again,
     ]);
     // One after another: they share the kernel's one DRBD.
     if !elsewhere {
@@ -101,6 +105,15 @@ impl Pair {
 
     /// As the manager does: the follower first.
     async fn connect(&self, leader: usize) -> Result<()> {
+        self.connect_with(leader, false).await
+    }
+
+    /// The same, where somebody asked for a resync.
+    async fn resync(&self, leader: usize) -> Result<()> {
+        self.connect_with(leader, true).await
+    }
+
+    async fn connect_with(&self, leader: usize, give_up: bool) -> Result<()> {
         let follower = 1 - leader;
         let mut endpoints = Vec::new();
         for side in 0..2 {
@@ -108,7 +121,8 @@ impl Pair {
         }
         for side in [follower, leader] {
             let (instance, epoch, peer) = (self.ids[side], self.epoch, endpoints[1 - side].clone());
-            let call = ConnectPeers { instance, epoch, peer, authoritative: side == leader };
+            let give_up = give_up && side == follower;
+            let call = ConnectPeers { instance, epoch, peer, authoritative: side == leader, give_up };
             self.sides[side].call(call).await?;
         }
         Ok(())
@@ -208,6 +222,16 @@ async fn a_replica_gets_what_was_written_and_takes_over_and_gives_back() {
     let seen = pair.sides[1].observe(pair.ids[1]).await;
     assert_eq!((seen.role, seen.exports.len(), seen.health), (Role::Secondary, 0, Health::Ok));
 
+    // While the other side serves its users nobody is promoted, not even by force, and nothing has changed by that.
+    for promotion in [Promotion::Forced { point: None }, Promotion::Planned { point: None }] {
+        let refused = pair.promote(1, promotion).await.unwrap_err();
+        assert!(
+            refused.kind == ErrorKind::Conflict && refused.message.contains("serves its users"),
+            "{refused}"
+        );
+    }
+    assert_eq!(pair.sides[1].observe(pair.ids[1]).await.role, Role::Secondary);
+
     pair.write(0, "second", 4);
     pair.switch(1).await;
     assert!(pair.holds(1, "first") && pair.holds(1, "second") && !pair.holds(0, "first"));
@@ -225,10 +249,18 @@ async fn a_replica_gets_what_was_written_and_takes_over_and_gives_back() {
     };
     pair.sides[1].call(CreateReplica { spec: third.clone() }).await.unwrap();
     let peer = pair.sides[1].call(GetEndpoint { instance: third.instance }).await.unwrap();
-    let call = ConnectPeers { instance: pair.ids[0], epoch: pair.epoch, peer, authoritative: true };
+    let call =
+        ConnectPeers { instance: pair.ids[0], epoch: pair.epoch, peer, authoritative: true, give_up: false };
     let refused = pair.sides[0].call(call).await.unwrap_err();
     assert!(refused.kind == ErrorKind::Conflict && refused.message.contains("not three"), "{refused}");
     pair.sides[1].call(DeleteReplica { instance: third.instance }).await.unwrap();
+    // What is gone replicates with nobody, and so does what never replicated with that one.
+    for side in 0..2 {
+        for (instance, peer) in [(third.instance, pair.ids[side]), (pair.ids[side], third.instance)] {
+            let done = pair.sides[side].call(DisconnectPeers { instance, peer }).await.unwrap();
+            assert!(!done.is_changed());
+        }
+    }
 
     // Another replica later gets everything: the active one knows only what the first one lacks.
     pair.disconnect().await;
@@ -297,7 +329,10 @@ async fn both_sides_went_on_and_one_is_told_to_follow() {
     let report = pair.report(0).await;
     assert_eq!(report.state, ReplicaState::Error);
     assert!(report.split_brain.as_ref().is_some_and(|how| how.contains("generation")), "{report:?}");
-    pair.connect(1).await.unwrap();
+    let refused = pair.connect(1).await.unwrap_err();
+    assert!(refused.kind == ErrorKind::Conflict && refused.message.contains("given up"), "{refused}");
+    assert!(pair.report(0).await.split_brain.is_some(), "it holds what it held");
+    pair.resync(1).await.unwrap();
     pair.up_to_date(0).await;
     assert_eq!(pair.report(0).await.split_brain, None);
     pair.switch(0).await;
@@ -403,5 +438,133 @@ async fn a_disk_that_fails_is_left_and_comes_back() {
     pair.up_to_date(1).await;
     pair.switch(1).await;
     assert!(pair.holds(1, "while it is away"));
+    pair.leaves_nothing().await;
+}
+
+/// What a boot leaves of a side.
+async fn boot(pair: &mut Pair, side: usize) {
+    let folder = pair.sides[side].folder(pair.ids[side]);
+    if fs::read_to_string("/proc/self/mountinfo").unwrap().contains(folder.to_str().unwrap()) {
+        run("umount", &[folder.to_str().unwrap()]);
+    }
+    let name = format!("tandem-{}", pair.ids[side]);
+    if kernel().contains(&format!("resource name:{name} role:Primary")) {
+        let minor = kernel()
+            .lines()
+            .find(|line| line.contains("exists device") && line.contains(&name))
+            .and_then(|line| {
+                line.split_whitespace().find_map(|word| word.strip_prefix("minor:").map(str::to_owned))
+            });
+        run("drbdsetup", &["secondary", &minor.unwrap()]);
+    }
+    run("drbdsetup", &["down", &name]);
+    let volume = pair.sides[side].volume(pair.ids[side]);
+    run("lvchange", &["-an", &volume, &format!("{volume}.drbd")]);
+    pair.sides[side].again().await;
+}
+
+/// The device-mapper table of a side's data, and the disk without it: every access fails.
+async fn fail_disk(pair: &Pair, side: usize) -> (String, String) {
+    let volume =
+        format!("{}-tandem--{}", pair.sides[side].group, pair.ids[side].to_string().replace('-', "--"));
+    let table = run("dmsetup", &["table", &volume]);
+    let sectors = table.split_whitespace().nth(1).unwrap();
+    set_table(&volume, &format!("0 {sectors} error"));
+    pair.write(side, "through the peer", 2);
+    let until = Instant::now() + Duration::from_secs(60);
+    while !kernel().contains("disk:Diskless") {
+        assert!(Instant::now() < until, "{}", kernel());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    (volume, table.trim().to_owned())
+}
+
+async fn a_disk_that_comes_back_older_serves_nobody_before_its_peer_answers() {
+    let mut pair = Pair::new("older", 128 * MIB).await;
+    let (volume, table) = fail_disk(&pair, 0).await;
+    let report = pair.report(0).await;
+    assert!(matches!(&report.health, Health::Degraded { reason } if reason.contains("peer")), "{report:?}");
+    let tags = || run("lvs", &["--noheadings", "-o", "lv_tags", &pair.sides[0].volume(pair.ids[0])]);
+    assert!(tags().contains("tandem:diskless=yes"), "{}", tags());
+    set_table(&volume, &table);
+    // The whole host goes, and comes back without the other one.
+    boot(&mut pair, 0).await;
+    cut();
+    let refused = pair.sides[0].ensure(pair.ids[0]).await.unwrap_err();
+    assert!(refused.kind == ErrorKind::Unavailable && refused.message.contains("older"), "{refused}");
+    assert!(pair.sides[0].observe(pair.ids[0]).await.exports.is_empty());
+    mend();
+    // Two kernels that lost each other try again every ten seconds.
+    let until = Instant::now() + Duration::from_secs(60);
+    while let Err(error) = pair.sides[0].ensure(pair.ids[0]).await {
+        assert!(error.kind == ErrorKind::Unavailable && Instant::now() < until, "{error}");
+    }
+    assert!(pair.holds(0, "first") && pair.holds(0, "through the peer"));
+    pair.up_to_date(1).await;
+    pair.until(0, "it is not whole again", |report| report.up_to_date == Some(true)).await;
+    let tags = run("lvs", &["--noheadings", "-o", "lv_tags", &pair.sides[0].volume(pair.ids[0])]);
+    assert!(!tags.contains("diskless"), "{tags}");
+    // Without the tag, and with the peer there, the two sides meet before anybody is served.
+    let (volume, table) = fail_disk(&pair, 0).await;
+    set_table(&volume, &table);
+    boot(&mut pair, 0).await;
+    pair.sides[0].ensure(pair.ids[0]).await.unwrap();
+    assert!(pair.holds(0, "through the peer"));
+    pair.up_to_date(1).await;
+    pair.switch(1).await;
+    assert!(pair.holds(1, "through the peer"));
+    pair.leaves_nothing().await;
+}
+
+async fn an_active_one_without_a_disk_is_promoted_away_from() {
+    let mut pair = Pair::new("diskless", 128 * MIB).await;
+    let (volume, table) = fail_disk(&pair, 0).await;
+    // The other side has everything, and says so.
+    pair.up_to_date(1).await;
+    pair.epoch = pair.epoch.next();
+    assert!(pair.demote(0, Demotion::Secondary).await.unwrap().is_changed());
+    pair.promote(1, Promotion::Planned { point: None }).await.unwrap();
+    assert!(pair.holds(1, "first") && pair.holds(1, "through the peer"));
+    // The driver takes away what does not work, and makes it anew.
+    if run("dmsetup", &["ls"]).lines().any(|line| line.split_whitespace().next() == Some(&volume)) {
+        set_table(&volume, &table);
+    }
+    pair.disconnect().await;
+    pair.connect(1).await.unwrap();
+    pair.up_to_date(0).await;
+    pair.switch(0).await;
+    assert!(pair.holds(0, "through the peer"));
+    pair.leaves_nothing().await;
+}
+
+async fn growth_that_was_cut_is_ended_by_the_side_that_was_promoted() {
+    let mut pair = Pair::new("regrow", 128 * MIB).await;
+    let room = |path: &std::path::Path| rustix::fs::statvfs(path).map(|s| s.f_blocks * s.f_frsize).unwrap();
+    let grow = |instance, epoch| ResizeInstance { instance, epoch, size_bytes: 256 * MIB };
+    // The secondary grows first, and that is as far as it came.
+    pair.sides[1].call(grow(pair.ids[1], pair.epoch)).await.unwrap();
+    pair.switch(1).await;
+    assert!(room(&pair.sides[1].folder(pair.ids[1])) < 200 * MIB);
+    for side in [0, 1] {
+        pair.sides[side].call(grow(pair.ids[side], pair.epoch)).await.unwrap();
+    }
+    assert!(room(&pair.sides[1].folder(pair.ids[1])) > 200 * MIB);
+    pair.up_to_date(0).await;
+    pair.leaves_nothing().await;
+}
+
+async fn a_side_that_moved_to_another_address_is_found_again() {
+    let mut pair = Pair::new("moved", 64 * MIB).await;
+    pair.sides[1].settings["drbd"]["address"] = json!("127.0.1.4");
+    pair.sides[1].again().await;
+    pair.connect(0).await.unwrap();
+    pair.up_to_date(1).await;
+    // And where the two had given each other up.
+    run("drbdsetup", &["disconnect", "ipv4:127.0.1.1:7800", "ipv4:127.0.1.4:7900"]);
+    pair.sides[1].settings["drbd"]["address"] = json!(HOSTS[1]);
+    pair.sides[1].again().await;
+    pair.connect(0).await.unwrap();
+    pair.up_to_date(1).await;
+    pair.switch(1).await;
     pair.leaves_nothing().await;
 }

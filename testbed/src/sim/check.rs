@@ -145,6 +145,16 @@ fn follower(row: &Instance, source: &Inspected, there: &Inspected, say: &mut imp
     if row.status != InstanceStatus::Available {
         return;
     }
+    if there.parted {
+        // It keeps what nobody said that it may give up, and says so.
+        if row.replica_state != Some(ReplicaState::Error) || row.reason.is_none() {
+            say(format!(
+                "{} is {:?} although both sides parted: {:?}",
+                row.id, row.replica_state, row.reason
+            ));
+        }
+        return;
+    }
     if row.replica_state != Some(ReplicaState::InSync) {
         say(format!("{} is {:?} at rest: {:?}", row.id, row.replica_state, row.reason));
     }

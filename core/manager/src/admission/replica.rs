@@ -215,7 +215,8 @@ fn promote(
     Ok(draft.admit(new_op(), Intent::Promote { instance: id, quiesce_wait_seconds: wait }, set, Some(caller)))
 }
 
-/// Admits a sync unless one is waiting or running for that instance.
+/// Admits a sync unless one is waiting or running for that instance. One that nobody asked for gives up nothing, and
+/// takes the place of none that somebody asks for.
 pub(crate) fn admit_sync(
     draft: &mut Draft,
     id: InstanceId,
@@ -223,13 +224,11 @@ pub(crate) fn admit_sync(
     caller: Option<&Caller>,
 ) -> Result<Option<Operation>, Denied> {
     draft.need_instance(id)?;
-    let pending = draft
-        .unfinished()
-        .iter()
-        .any(|op| matches!(op.intent, Intent::Sync { instance, .. } if instance == id) && !op.cancel);
-    if pending {
+    let wanted = caller.is_some();
+    let does = |intent: &Intent| matches!(intent, Intent::Sync { instance, asked, .. } if *instance == id && (*asked || !wanted));
+    if draft.unfinished().iter().any(|op| does(&op.intent) && !op.cancel) {
         return Ok(None);
     }
-    let intent = Intent::Sync { instance: id, asked: caller.is_some(), point };
+    let intent = Intent::Sync { instance: id, asked: wanted, point };
     Ok(Some(draft.admit(new_op(), intent, Vec::new(), caller)))
 }

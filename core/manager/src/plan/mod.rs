@@ -253,6 +253,12 @@ impl Step {
     }
 }
 
+/// Whether a failure of this step is only remarked: [`Step::is_soft`], and what turns the replication round after a
+/// promotion, which a sync does as well.
+pub(crate) const fn is_soft(intent: &Intent, step: &Step) -> bool {
+    step.is_soft() || matches!((intent, step), (Intent::Promote { .. }, Step::Connect { .. }))
+}
+
 /// The steps of an operation.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 use tandem_contract::{Demotion, Error, InstanceId, PointId, ReplicaState, Role};
 
 use super::{Link, Step, World};
+use crate::draft::holds_back;
 use crate::model::Instance;
 
 pub(super) fn create(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>, Error> {
@@ -168,7 +169,10 @@ pub(super) fn promote(
         Step::ApplyAccess { instance },
         Step::ApplyAccess { instance: old },
     ]);
-    if !world.by_storage(old) {
+    if world.by_storage(old) {
+        // So that both say that it is the new one that leads.
+        steps.push(Step::Connect { instance: old });
+    } else {
         steps.push(Step::ReleasePoints);
     }
     Ok(steps)
@@ -212,7 +216,28 @@ pub(super) fn fence(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>
     if world.instance(instance).is_none_or(|i| !i.unfenced || i.replica_state == Some(ReplicaState::Active)) {
         return Err(Error::cancelled("it was promoted, fenced or removed meanwhile"));
     }
-    let mut steps = vec![Step::Demote { instance, to: Demotion::Fenced }];
+    if let Some(old) = world.active()
+        && let (Some(own), Some(left)) = (world.seen(instance), world.seen(old.id))
+        && own.role == Role::Active
+        && left.role != Role::Active
+        && holds_back(world.instances, old) == Some(instance)
+    {
+        // Its promotion had come to pass, and only the answer was lost: it holds what its users wrote since.
+        let mut steps = vec![
+            Step::RaiseEpoch,
+            Step::Promote { instance, forced: false },
+            Step::ApplyAccess { instance },
+            Step::ApplyAccess { instance: old.id },
+        ];
+        if !world.by_storage(old.id) {
+            steps.push(Step::ReleasePoints);
+        }
+        return Ok(steps);
+    }
+    // What never became active holds nothing of its own, and goes on following.
+    let follows = world.seen(instance).is_some_and(|own| own.role == Role::Secondary);
+    let to = if follows { Demotion::Secondary } else { Demotion::Fenced };
+    let mut steps = vec![Step::Demote { instance, to }];
     if world.active().is_some_and(|a| !world.by_storage(a.id)) {
         // Now that it can be asked, it is known what it has in common with the others.
         steps.push(Step::ReleasePoints);

@@ -3,14 +3,17 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use tandem_contract::{Health, InstanceId, ObserveInstance, PointId, ReplicaState, ResourceId};
+use tandem_contract::{
+    Health, InstanceId, ObserveInstance, PointId, ReplicaState, ResourceId, Role, Transport,
+    UpdateReplicaState,
+};
 
 use super::backends::cx;
 use crate::admission::new_op;
 use crate::chores::Chore;
 use crate::core::SharedCore;
 use crate::denied::Denied;
-use crate::draft::active_of;
+use crate::draft::{active_of, holds_back};
 use crate::model::{AccessRulesStatus, Instance, InstanceStatus, Intent, Part};
 use crate::run::paused;
 use crate::store::{InstanceQuery, ShareQuery};
@@ -137,10 +140,22 @@ async fn is_whole(core: &SharedCore, row: &Instance) -> bool {
         return false;
     }
     let Ok(backend) = slot.opened().await else { return false };
-    match backend.call(&cx(core), ObserveInstance { instance: row.id }).await {
-        Ok(Some(seen)) => matches!(seen.health, Health::Ok | Health::Degraded { .. }),
-        _ => false,
+    let Ok(Some(seen)) = backend.call(&cx(core), ObserveInstance { instance: row.id }).await else {
+        return false;
+    };
+    if !matches!(seen.health, Health::Ok | Health::Degraded { .. }) {
+        return false;
     }
+    let Ok(family) = core.store.family(row.share_id).await else { return false };
+    let Some(share) = &family.share else { return false };
+    let by_itself = backend.capabilities().replication.as_ref();
+    let by_itself = by_itself.is_some_and(|r| matches!(r.transport, Transport::Storage { .. }));
+    if row.status != InstanceStatus::Error && by_itself {
+        // Two sides that parted are no fault that could be repaired: somebody has to say which one is to be kept.
+        let asks = UpdateReplicaState { instance: row.id, epoch: share.epoch };
+        return matches!(backend.call(&cx(core), asks).await, Ok(report) if report.split_brain.is_none());
+    }
+    seen.role == Role::Active || holds_back(&family.instances, row).is_none()
 }
 
 /// Admits an operation for an instance unless one is on its way.

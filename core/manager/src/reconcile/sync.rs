@@ -320,6 +320,7 @@ async fn judge_storage(
         Ok(report) => {
             core.board.set_freshness(row.id, |f| {
                 f.lag_bytes = report.lag_bytes;
+                f.parted = report.split_brain.is_some();
                 let current = report.up_to_date == Some(true);
                 f.unchanged_until = current.then(|| now.plus(Duration::from_secs(rpo)));
                 if current {

@@ -147,7 +147,11 @@ impl Run {
     /// Looks at the instances that a plan depends on.
     async fn look(&self, intent: &Intent, family: &Family) -> HashMap<tandem_contract::InstanceId, Link> {
         let mut links = HashMap::new();
-        let (Intent::Sync { instance, .. } | Intent::Promote { instance, .. }) = intent else { return links };
+        let (Intent::Sync { instance, .. } | Intent::Promote { instance, .. } | Intent::Fence { instance }) =
+            intent
+        else {
+            return links;
+        };
         let is_sync = matches!(intent, Intent::Sync { .. });
         let active = crate::draft::active_of(&family.instances).map(|a| a.id);
         for row in family.instances.iter().filter(|i| i.id == *instance || Some(i.id) == active) {
@@ -287,7 +291,7 @@ impl Run {
         }
         // A soft step that was stopped takes everything back while that is possible; past that, only its own work is left.
         let stopped = error.kind == ErrorKind::Cancelled && self.may_turn_back();
-        if self.state.started && (self.forced() || (step.is_soft() && !stopped)) {
+        if self.state.started && (self.forced() || (plan::is_soft(&self.intent(), &step) && !stopped)) {
             tracing::warn!(op = %self.op, step = n, %error, "A step failed; the operation goes on without it.");
             let remark = Some(error.to_string());
             let event = Event::StepDone { step: n, bytes: None, resumed_bytes: None, remark };

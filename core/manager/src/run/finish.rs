@@ -106,6 +106,9 @@ fn set(
         Intent::Fence { instance } => {
             if !done {
                 note(draft, *instance, false, reason);
+            } else if let Some(active) = draft.active() {
+                // It may have waited for this.
+                core.board.chores.hurry(Chore::Repair(active.id), draft.now);
             }
             Vec::new()
         }
@@ -116,7 +119,7 @@ fn set(
             } else {
                 core.board.chores.note(chore, draft.now)
             }
-            repair(draft, *instance, done, reason)
+            repair(core, draft, *instance, done, reason)
         }
         Intent::Resize { from_gb, to_gb } => resize(draft, *from_gb, *to_gb, done, error),
         Intent::UpdateAccess if !done => {
@@ -253,17 +256,27 @@ fn sync(
     vec![state(instance, now)]
 }
 
-fn repair(draft: &mut Draft, instance: InstanceId, done: bool, reason: Option<String>) -> Vec<Effect> {
+fn repair(
+    core: &Core,
+    draft: &mut Draft,
+    instance: InstanceId,
+    done: bool,
+    reason: Option<String>,
+) -> Vec<Effect> {
     let Some(row) = draft.instance_mut(instance) else { return Vec::new() };
     if !done {
         row.reason = reason;
         return Vec::new();
     }
-    row.reason = None;
     let mut set = Vec::new();
     if row.status == InstanceStatus::Error {
         set.push(status(instance, InstanceStatus::Available));
     }
+    if row.replica_state == Some(ReplicaState::Error) && core.board.freshness(instance).parted {
+        // It is whole, and follows nobody before somebody says which side is to be kept.
+        return set;
+    }
+    row.reason = None;
     if row.replica_state == Some(ReplicaState::Error) {
         set.push(state(instance, ReplicaState::OutOfSync));
     }
@@ -318,8 +331,11 @@ fn resize(draft: &mut Draft, from_gb: u64, to_gb: u64, done: bool, error: Option
 pub(super) fn left_behind(draft: &mut Draft, step: &Step, error: &Error) -> Vec<Effect> {
     match step {
         Step::Demote { instance, .. } => {
+            let epoch = draft.share.as_ref().map(|share| share.epoch);
             if let Some(row) = draft.instance_mut(*instance) {
                 row.unfenced = true;
+                // As far as anybody knows it serves since the newest promotion.
+                row.epoch = epoch.unwrap_or(row.epoch);
             }
             Vec::new()
         }
@@ -332,6 +348,10 @@ pub(super) fn left_behind(draft: &mut Draft, step: &Step, error: &Error) -> Vec<
         Step::Cast { instance, .. } | Step::ResumeWrites { instance } => {
             if let Some(row) = draft.instance_mut(*instance) {
                 row.cast_rules_to_readonly = false;
+                // That it could not be made active again says more.
+                if row.status == InstanceStatus::Error {
+                    return Vec::new();
+                }
                 row.reason = Some(format!("could not be made writable again: {error}"));
             }
             vec![status(*instance, InstanceStatus::Error)]

@@ -9,8 +9,8 @@ use tandem_contract::{
     AccessReport, AccessSpec, ConnectPeers, CreateInstance, CreateReplica, DeleteInstance, DeleteReplica,
     DemoteReplica, Demotion, DisconnectPeers, EnsureInstance, Epoch, Error, ErrorKind, GetEndpoint,
     InstanceId, InstanceInfo, InstanceSpec, Observation, ObserveInstance, PromoteReplica, Promotion, Quiesce,
-    ReplicaState, ReplicationSpec, ResizeInstance, ResourceKind, ResumeWrites, Role, Style, Transport,
-    UpdateAccess, Verb,
+    ReplicaState, ReplicationSpec, ResizeInstance, ResourceKind, ResumeWrites, Retry, Role, Style, Transport,
+    UpdateAccess, UpdateReplicaState, Verb,
 };
 use tandem_host::{Backend, CallContext};
 
@@ -19,7 +19,7 @@ use super::execute::Run;
 use super::points::there;
 use crate::chores::Chore;
 use crate::clock::Timestamp;
-use crate::draft::{Draft, active_of};
+use crate::draft::{Draft, active_of, holds_back};
 use crate::model::{Export, Instance, InstanceStatus, Intent, Part, PointRecord, PoolAddress, Share};
 use crate::oplog::{Effect, Event};
 use crate::plan::Step;
@@ -383,6 +383,9 @@ impl Run {
         let promotion = if forced {
             Promotion::Forced { point: held }
         } else if self.state.undoing() {
+            if let Some(new) = self.not_taken_back(&scene.family) {
+                return Err(waits_for(new));
+            }
             let seen = self.ask(&backend, ObserveInstance { instance: id }).await?;
             given_back(&there(seen, id)?, &backend)
         } else {
@@ -431,6 +434,16 @@ impl Run {
         Ok(Done { remark, ..Done::with(rows) })
     }
 
+    /// The new side of a promotion that is being undone, where it could not be demoted: it may be serving its users.
+    fn not_taken_back(&self, family: &Family) -> Option<InstanceId> {
+        let undo = self.state.steps.get(self.state.undo_from?..self.state.next)?;
+        let mut new = undo.iter().filter_map(|step| match step {
+            Step::Demote { instance, .. } => Some(*instance),
+            _ => None,
+        });
+        new.find(|id| family.instances.iter().any(|i| i.id == *id && i.unfenced))
+    }
+
     /// Brings an instance back to what its role says, at the share's epoch.
     async fn ensure(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
         let row = scene.row(id)?;
@@ -442,6 +455,12 @@ impl Run {
             self.end_old_move(scene, id).await?;
         }
         let seen = there(self.observe(row).await?, id)?;
+        if is_active
+            && seen.role != Role::Active
+            && let Some(other) = holds_back(&scene.family.instances, row)
+        {
+            return Err(waits_for(other));
+        }
         // Active at an older epoch: a promotion that was given up has raised it meanwhile.
         if is_active && (seen.role != Role::Active || seen.epoch < epoch) {
             let others = scene.family.instances.iter().any(|i| i.id != id && i.part == Part::Whole);
@@ -462,6 +481,9 @@ impl Run {
         let info = self.ask(&backend, EnsureInstance { instance: id, epoch }).await?.into_inner();
         if matches!(self.intent(), Intent::Repair { .. }) {
             self.keep_size(&scene.share, &backend, &seen, (id, epoch)).await?;
+            if !is_active && by_storage(&backend) && !row.fenced && !row.unfenced {
+                self.parted(&backend, id, epoch).await?;
+            }
         }
         Ok(served(id, info, &scene.share))
     }
@@ -493,8 +515,14 @@ impl Run {
         let here = self.ask(&source, GetEndpoint { instance: active.id }).await?;
         let there = self.ask(&dest, GetEndpoint { instance: id }).await?;
         let epoch = scene.share.epoch;
-        let follow = ConnectPeers { instance: id, epoch, peer: here, authoritative: false };
-        let lead = ConnectPeers { instance: active.id, epoch, peer: there, authoritative: true };
+        // What only it has is given up when somebody said so, and never else.
+        let give_up = matches!(self.intent(), Intent::Sync { asked: true, .. });
+        if !give_up && let Some(how) = self.parted(&dest, id, epoch).await? {
+            return Err(Error::conflict(format!("both sides have data that the other lacks: {how}")));
+        }
+        let follow = ConnectPeers { instance: id, epoch, peer: here, authoritative: false, give_up };
+        let lead =
+            ConnectPeers { instance: active.id, epoch, peer: there, authoritative: true, give_up: false };
         let mut turned = false;
         for (backend, call) in [(&dest, &follow), (&source, &lead)] {
             match self.ask(backend, call.clone()).await {
@@ -512,17 +540,34 @@ impl Run {
         Ok(Done::nothing())
     }
 
+    /// Whether a follower holds changes that the active one lacks, as a sentence.
+    async fn parted(&self, backend: &Backend, id: InstanceId, epoch: Epoch) -> Result<Option<String>, Error> {
+        let report = self.ask(backend, UpdateReplicaState { instance: id, epoch }).await?;
+        self.core.board.set_freshness(id, |f| f.parted = report.split_brain.is_some());
+        Ok(report.split_brain)
+    }
+
     async fn disconnect(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
         if let Ok(active) = scene.active()
             && active.id != id
         {
             let source = self.core.backends.of(active).await?;
-            self.ask(&source, DisconnectPeers { instance: active.id, peer: id }).await?;
+            self.leave(&source, active.id, id).await?;
             if let Some(dest) = self.placed(scene, id).await? {
-                self.ask(&dest, DisconnectPeers { instance: id, peer: active.id }).await?;
+                self.leave(&dest, id, active.id).await?;
             }
         }
         Ok(Done::nothing())
+    }
+}
+
+impl Run {
+    /// What is gone is connected to nobody.
+    async fn leave(&self, backend: &Backend, instance: InstanceId, peer: InstanceId) -> Result<(), Error> {
+        match self.ask(backend, DisconnectPeers { instance, peer }).await {
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
+            other => other.map(drop),
+        }
     }
 }
 
@@ -536,6 +581,19 @@ fn lost(row: &Instance, now: Timestamp) -> String {
         ),
         None => "forced: this replica had no whole point; everything may be lost; the old active is unfenced until it is seen again".into(),
     }
+}
+
+fn waits_for(other: InstanceId) -> Error {
+    Error::unavailable(format!(
+        "instance {other} was promoted and may be serving its users, but does not answer; what it took would be lost. Once \
+         it answers this goes on by itself; to go on without it, delete it by force"
+    ))
+    .retry(Retry::AfterOperator)
+}
+
+fn by_storage(backend: &Backend) -> bool {
+    let replication = backend.capabilities().replication.as_ref();
+    replication.is_some_and(|r| matches!(r.transport, Transport::Storage { .. }))
 }
 
 /// How what was the active one becomes so again: with what it holds, which nobody has gone past.

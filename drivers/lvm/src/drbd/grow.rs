@@ -13,6 +13,13 @@ const TRIES: u32 = 100;
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 impl Inner {
+    /// Whether DRBD uses less of its volume than the instance's size.
+    pub(crate) async fn lags(&self, cx: &OpContext, image: &Image) -> Result<bool> {
+        let status = self.status(cx, image.meta.birth.instance).await?;
+        let wanted = stack::sectors(image.meta.size_bytes);
+        Ok(status.is_some_and(|status| status.size_kib.saturating_mul(2) < wanted))
+    }
+
     /// Lets DRBD use what its volume has grown by, on both sides: the other one has grown before. What is new was never
     /// written to, reads as zeros here and there, and is not carried.
     pub(crate) async fn grow_stack(&self, cx: &OpContext, image: &Image) -> Result<()> {

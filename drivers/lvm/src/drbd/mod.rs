@@ -11,6 +11,7 @@
 
 pub(crate) mod generation;
 mod grow;
+pub(crate) mod handshake;
 mod lay;
 pub(crate) mod numbers;
 mod peers;

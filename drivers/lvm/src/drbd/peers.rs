@@ -8,6 +8,7 @@ use tandem_sdk::{Error, InstanceId, OpContext, Result, Role};
 
 use super::generation::{Generation, born};
 use super::record::{Peer, Record};
+use super::report::split_brain;
 use super::{PROTOCOL, status::Status};
 use crate::Inner;
 use crate::image::Image;
@@ -71,10 +72,12 @@ impl Inner {
             }
             _ => {}
         }
-        let moved = record.peer.filter(|there| there.at != peer.at);
-        if let Some(there) = moved {
-            self.cut(cx, &record, &there).await?;
-        }
+        self.leave_old_address(cx, image, &record, &peer).await?;
+        self.save(cx, image).await?;
+        let up = self.serve_stack(cx, image).await?;
+        self.require_word(cx, image, &peer, call.give_up).await?;
+        // Its minor may be another one now.
+        record = record_of(image)?;
         let known = record.peer == Some(peer);
         if !known {
             record.peer = Some(peer);
@@ -83,17 +86,60 @@ impl Inner {
             image.meta.record = Some(record.clone());
         }
         self.save(cx, image).await?;
-        let up = self.serve_stack(cx, image).await?;
-        let changed = self.join(cx, image, &peer, base).await?;
+        let changed = self.join(cx, image, &peer, base, call.give_up).await?;
         Ok(outcome(rose || up || changed || !known, ()))
     }
 
+    /// A connection that was made with another address of either side is left: the kernel would go on trying it.
+    async fn leave_old_address(
+        &self,
+        cx: &OpContext,
+        image: &Image,
+        record: &Record,
+        peer: &Peer,
+    ) -> Result<()> {
+        let id = image.meta.birth.instance;
+        let tries = self.status(cx, id).await?.is_some_and(|status| !status.stands_alone());
+        if !tries || self.ends(cx, id).await?.is_none_or(|ends| Ok(ends) == self.addresses(record, peer)) {
+            return Ok(());
+        }
+        match self.cut(cx, id).await {
+            // Nobody uses it: it is made anew.
+            Err(error) if image.meta.role == Role::Secondary => {
+                tracing::warn!(instance = %id, %error, "The old connection does not end; the resource is made anew.");
+                self.stack_down(cx, image).await.map(drop)
+            }
+            other => other,
+        }
+    }
+
+    /// Refuses to follow while it holds what its peer lacks, unless somebody said that this is to be given up.
+    async fn require_word(&self, cx: &OpContext, image: &Image, peer: &Peer, give_up: bool) -> Result<()> {
+        let id = image.meta.birth.instance;
+        if peer.leads || give_up {
+            return Ok(());
+        }
+        let status = self.status(cx, id).await?.unwrap_or_default();
+        match split_brain(image, &status, self.generation_now(cx, image).await?) {
+            Some(how) => Err(Error::conflict(how)),
+            None => Ok(()),
+        }
+    }
+
     /// Connects what is not connected; the side that follows gives up what it has of its own, since it was told to.
-    async fn join(&self, cx: &OpContext, image: &mut Image, peer: &Peer, base: Option<u64>) -> Result<bool> {
+    async fn join(
+        &self,
+        cx: &OpContext,
+        image: &mut Image,
+        peer: &Peer,
+        base: Option<u64>,
+        give_up: bool,
+    ) -> Result<bool> {
         let (id, resource) = (image.meta.birth.instance, image.meta.birth.resource);
         let own = self.generation_now(cx, image).await?;
         let blank = own.is_some_and(|own| own.is_blank(resource));
-        let discard = own.is_some_and(Generation::has_own) && !peer.leads;
+        let follows = image.meta.role == Role::Secondary && !peer.leads;
+        let discard = give_up && follows && own.is_some_and(Generation::has_own);
         // What a new replica lacks is all that was ever written while the active one knows just that.
         let alike = base == Some(born(resource));
         let connected = self.status(cx, id).await?.is_some_and(|status| status.is_connected());
@@ -121,7 +167,7 @@ impl Inner {
         if discard && !connected {
             // It tries to connect, and would refuse; or is about to.
             let record = record_of(image)?;
-            self.cut(cx, &record, peer).await?;
+            self.cut(cx, id).await?;
             self.connect(cx, image, &record, peer, true).await?;
             return Ok(true);
         }
@@ -129,14 +175,21 @@ impl Inner {
     }
 
     pub(crate) async fn disconnect_peer(&self, cx: &OpContext, call: DisconnectPeers) -> Result<Outcome<()>> {
-        let mut locked = self.lock_existing(cx, call.instance).await?;
+        // What is gone, or being removed, replicates with nobody.
+        let Some(mut locked) = self.lock(cx, call.instance).await? else {
+            return Ok(Outcome::Unchanged(()));
+        };
         let image = &mut locked.image;
-        let mut record = record_of(image)?;
-        let Some(peer) = record.peer.filter(|peer| peer.instance == call.peer) else {
+        let Some(mut record) = image
+            .meta
+            .record
+            .clone()
+            .filter(|record| record.peer.is_some_and(|peer| peer.instance == call.peer))
+        else {
             return Ok(Outcome::Unchanged(()));
         };
         if self.status(cx, call.instance).await?.is_some_and(|status| !status.stands_alone()) {
-            self.cut(cx, &record, &peer).await?;
+            self.cut(cx, call.instance).await?;
         }
         record.peer = None;
         image.meta.record = Some(record);

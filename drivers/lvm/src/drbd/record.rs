@@ -4,6 +4,7 @@
 //! tandem:drbd=dr!C!1003!7803          style, protocol, minor, port
 //! tandem:peer=<uuid>!192.0.2.2!7801!leads    who it is connected to, and whether this side's data wins (`follows`: the other's)
 //! tandem:last=yes                     it was the active one until it was demoted
+//! tandem:diskless=yes                 it served from its peer: what lies here is older than what its users were told
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +21,8 @@ pub(crate) struct Record {
     pub(crate) peer: Option<Peer>,
     /// It was the active one until it was demoted, and has followed nobody since.
     pub(crate) last: bool,
+    /// Its disk was left while it was the active one, and its peer took what was written since.
+    pub(crate) diskless: bool,
 }
 
 /// When a write is acknowledged.
@@ -63,8 +66,10 @@ impl Record {
             let word = if peer.leads { "leads" } else { "follows" };
             tags.push(("peer", format!("{}!{}!{}!{word}", peer.instance, peer.at.ip(), peer.at.port())));
         }
-        if self.last {
-            tags.push(("last", "yes".to_owned()));
+        for (name, holds) in [("last", self.last), ("diskless", self.diskless)] {
+            if holds {
+                tags.push((name, "yes".to_owned()));
+            }
         }
         tags
     }
@@ -85,12 +90,13 @@ impl Record {
             None => None,
             Some(text) => Some(peer(text).ok_or("peer")?),
         };
-        let last = match get("last") {
-            None => false,
-            Some("yes") => true,
-            Some(_) => return Err("last"),
+        let flag = |name: &'static str| match get(name) {
+            None => Ok(false),
+            Some("yes") => Ok(true),
+            Some(_) => Err(name),
         };
-        Ok(Some(Self { style, protocol, minor, port, peer, last }))
+        let (last, diskless) = (flag("last")?, flag("diskless")?);
+        Ok(Some(Self { style, protocol, minor, port, peer, last, diskless }))
     }
 }
 
@@ -122,14 +128,15 @@ pub(crate) mod tests {
             },
         );
         let protocol = prop::sample::select(vec![Protocol::C, Protocol::A]);
-        (protocol, any::<u32>(), any::<u16>(), prop::option::of(peer), any::<bool>()).prop_map(
-            |(protocol, minor, port, peer, last)| Record {
+        (protocol, any::<u32>(), any::<u16>(), prop::option::of(peer), any::<[bool; 2]>()).prop_map(
+            |(protocol, minor, port, peer, [last, diskless])| Record {
                 style: Style::Dr,
                 protocol,
                 minor,
                 port,
                 peer,
                 last,
+                diskless,
             },
         )
     }

@@ -15,6 +15,7 @@ impl Inner {
             return Ok(Health::Ok);
         }
         let status = self.status(cx, image.meta.birth.instance).await?;
+        self.note_disk(cx, image, status.as_ref()).await;
         Ok(health(image.meta.role, status.as_ref()))
     }
 
@@ -27,6 +28,7 @@ impl Inner {
             Some(_) => self.status(cx, id).await?,
             None => None,
         };
+        self.note_disk(cx, &image, status.as_ref()).await;
         let own = match status.as_ref().filter(|s| s.is_attached()).and_then(|s| s.minor) {
             Some(minor) => self.generation(cx, minor).await,
             None => None,
@@ -74,7 +76,7 @@ fn judge(image: &Image, status: Option<&Status>, own: Option<Generation>) -> Rep
 }
 
 /// A side that follows, and took writes that the other one lacks.
-fn split_brain(image: &Image, status: &Status, own: Option<Generation>) -> Option<String> {
+pub(super) fn split_brain(image: &Image, status: &Status, own: Option<Generation>) -> Option<String> {
     let own = own.filter(|own| own.has_own())?;
     let meta = &image.meta;
     let parted = meta.role == Role::Secondary && !status.is_connected();
@@ -132,6 +134,7 @@ mod tests {
             port: 7001,
             peer: with_peer.then_some(peer),
             last: false,
+            diskless: false,
         };
         let birth = Birth {
             instance: InstanceId(Uuid::from_u128(1)),

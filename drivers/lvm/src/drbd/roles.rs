@@ -81,7 +81,7 @@ impl Inner {
         self.require_data(cx, image, forced).await?;
         image.meta.see(call.epoch)?;
         let mut record = record_of(image)?;
-        record.last = false;
+        (record.last, record.diskless) = (false, false);
         if forced {
             // The other side is not asked, and gets nothing of what is written here before somebody says who follows whom.
             record.peer = None;
@@ -92,6 +92,9 @@ impl Inner {
         self.stack_up(cx, image).await?;
         // By force the kernel starts a generation of its own: should the other side have gone on, both know.
         self.set_primary(cx, call.instance, true, forced).await?;
+        // The other side may have grown what lies below the file system, and not come to that.
+        let large = self.status(cx, call.instance).await?.unwrap_or_default().size_kib.saturating_mul(2);
+        image.meta.growing |= large >= super::stack::sectors(image.meta.size_bytes);
         self.serve(cx, image).await?;
         Ok(Outcome::Changed(self.info(image)))
     }
@@ -110,10 +113,23 @@ impl Inner {
         if !was_up {
             self.stack_up(cx, image).await?;
         }
-        let status = self.status(cx, id).await?.unwrap_or_default();
+        let status = match record.peer {
+            // What has been there for long tries by itself, and has found whom there is to find.
+            Some(peer) if !was_up && image.meta.role != Role::Fenced => self.handshake(cx, id, &peer).await?,
+            _ => self.status(cx, id).await?.unwrap_or_default(),
+        };
         let own = self.generation_now(cx, image).await?;
-        let blank = own.is_none_or(|own| own.is_blank(image.meta.birth.resource));
-        let refusal = if !forced && !status.is_up_to_date() && !record.last {
+        // Of a disk that is not there nobody knows anything; its peer's is then what is served.
+        let blank = status.is_attached() && own.is_none_or(|own| own.is_blank(image.meta.birth.resource));
+        let whole = status.is_whole() || (!forced && !status.is_attached() && status.peer_serves());
+        // It had the newest data, and nobody has gone past it: the other side would tell.
+        let last = record.last && !status.resyncs();
+        let refusal = if status.is_connected() && status.peer_is_primary {
+            format!(
+                "the other side of instance {id} is connected and serves its users: demote it first; where its host cannot \
+                 be asked, switch it off or cut its link, and promote then"
+            )
+        } else if !forced && !status.is_up_to_date() && !last {
             format!(
                 "instance {id} is not up to date (disk {}, connection {}): a planned promotion could lose something; let it \
                  follow first, or promote it by force",
@@ -122,7 +138,7 @@ impl Inner {
             )
         } else if blank {
             format!("instance {id} never received anything; nothing could be served")
-        } else if !status.is_whole() {
+        } else if !whole {
             format!(
                 "instance {id} holds no whole moment of the share (disk {}): a resync was cut short; let it end first",
                 or_none(&status.disk)
@@ -148,7 +164,8 @@ impl Inner {
         let before = image.meta.role;
         let status = self.status(cx, call.instance).await?;
         if before != role {
-            record.last = before == Role::Active && role == Role::Secondary;
+            record.last = before == Role::Active && role == Role::Secondary && !record.diskless;
+            record.diskless = false;
             if role == Role::Fenced || before == Role::Fenced {
                 // Nobody is followed before somebody says whom.
                 record.peer = None;

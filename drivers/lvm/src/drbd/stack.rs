@@ -53,7 +53,6 @@ impl Inner {
         if there && status.as_ref().is_some_and(Status::is_attached) {
             return Ok(false);
         }
-        self.activate_volumes(cx, image).await?;
         if !there {
             if status.is_some() {
                 tools::setup(cx, &["down", &name]).await?;
@@ -69,20 +68,23 @@ impl Inner {
             tools::setup(cx, &["new-minor", &name, &record.minor.to_string(), "0"]).await?;
         }
         if let Err(e) = self.attach_disk(cx, image, &record).await {
-            let serves = image.meta.role == Role::Active
-                && status.is_some_and(|s| s.is_connected() && s.peer_disk == "UpToDate");
-            if !serves {
+            cx.check()?;
+            // Whatever it is now, or is to become: its peer has everything.
+            if !status.is_some_and(|status| there && status.peer_serves()) {
                 return Err(e);
             }
             tracing::warn!(instance = %id, error = %e, "The disk does not come back; the peer serves.");
         }
-        if !there && let Some(peer) = record.peer {
+        // What was made by a call that was cut has no peer yet.
+        let told = there && self.ends(cx, id).await?.is_some();
+        if !told && let Some(peer) = record.peer {
             self.connect(cx, image, &record, &peer, false).await?;
         }
         Ok(true)
     }
 
-    async fn attach_disk(&self, cx: &OpContext, image: &Image, record: &Record) -> Result<()> {
+    async fn attach_disk(&self, cx: &OpContext, image: &mut Image, record: &Record) -> Result<()> {
+        self.activate_volumes(cx, image).await?;
         let (data, meta) = self.nodes(image)?;
         // After a power cut what was being written is to be marked first.
         tools::meta(cx, record.minor, &meta, &["apply-al"]).await?;
@@ -140,9 +142,15 @@ impl Inner {
         Ok((tools::address(here), tools::address(peer.at)))
     }
 
+    /// Both ends of the connection that the kernel has, which may be older than what the tags say.
+    pub(crate) async fn ends(&self, cx: &OpContext, id: InstanceId) -> Result<Option<(String, String)>> {
+        let shown = tools::setup(cx, &["show", &names::of_instance(id)]).await?;
+        Ok(super::status::ends(&shown))
+    }
+
     /// The kernel forgets the peer; what is written here is noted for it.
-    pub(crate) async fn cut(&self, cx: &OpContext, record: &Record, peer: &Peer) -> Result<()> {
-        let (here, there) = self.addresses(record, peer)?;
+    pub(crate) async fn cut(&self, cx: &OpContext, id: InstanceId) -> Result<()> {
+        let Some((here, there)) = self.ends(cx, id).await? else { return Ok(()) };
         match tools::setup(cx, &["disconnect", &here, &there]).await {
             // By force: it would wait for a peer that does not answer.
             Err(_) => tools::setup(cx, &["disconnect", &here, &there, "--force"]).await.map(drop),
@@ -195,6 +203,7 @@ impl Inner {
         match image.meta.role {
             Role::Active => {
                 let up = self.stack_up(cx, image).await?;
+                self.require_newest(cx, image).await?;
                 Ok(self.set_primary(cx, image.meta.birth.instance, true, false).await? || up)
             }
             Role::Secondary => {

@@ -74,6 +74,32 @@ impl Status {
         self.connection == "Connected"
     }
 
+    /// Whether the two sides have agreed on who lacks what.
+    pub(crate) fn has_agreed(&self) -> bool {
+        let words = [
+            "Established",
+            "SyncSource",
+            "SyncTarget",
+            "PausedSyncS",
+            "PausedSyncT",
+            "VerifyS",
+            "VerifyT",
+            "Ahead",
+            "Behind",
+        ];
+        self.is_connected() && words.contains(&self.replication.as_str())
+    }
+
+    /// Whether the other side's disk serves both.
+    pub(crate) fn peer_serves(&self) -> bool {
+        self.is_connected() && self.peer_disk == "UpToDate"
+    }
+
+    /// Whether it is the other side that lacks what the two differ in: it has no disk now.
+    fn peer_is_diskless(&self) -> bool {
+        matches!(self.peer_disk.as_str(), "Diskless" | "Failed" | "Detaching")
+    }
+
     /// Whether it receives what it lacks this moment.
     pub(crate) fn resyncs(&self) -> bool {
         self.is_connected()
@@ -88,13 +114,32 @@ impl Status {
         self.is_connected()
             && self.disk == "UpToDate"
             && self.replication == "Established"
-            && self.out_of_sync_kib == 0
+            && (self.out_of_sync_kib == 0 || self.peer_is_diskless())
     }
 
     /// Bytes that the two sides are known to differ in.
     pub(crate) fn out_of_sync(&self) -> u64 {
         self.out_of_sync_kib.saturating_mul(1024)
     }
+}
+
+/// Both ends of a resource's connection in its `drbdsetup show`, as `drbdsetup` takes them: here and there.
+pub(crate) fn ends(text: &str) -> Option<(String, String)> {
+    let (mut here, mut there, mut is_there) = (None, None, false);
+    let mut words = text.split_whitespace();
+    while let Some(word) = words.next() {
+        match word {
+            "_this_host" => is_there = false,
+            "_remote_host" => is_there = true,
+            "address" => {
+                let (family, address) = (words.next()?, words.next()?);
+                let end = format!("{family}:{}", address.trim_end_matches(';'));
+                *(if is_there { &mut there } else { &mut here }) = Some(end);
+            }
+            _ => {}
+        }
+    }
+    here.zip(there)
 }
 
 /// The ports in `drbdsetup show`, of all resources and both sides of each.
@@ -133,6 +178,31 @@ exists -
         let b = &all["rb"];
         assert!(!b.is_attached() && b.stands_alone() && !b.is_up_to_date());
         assert_eq!(all.len(), 2);
+    }
+
+    #[test]
+    fn who_serves_a_peer_without_a_disk_lacks_nothing() {
+        let mut side = Status {
+            disk: "UpToDate".into(),
+            connection: "Connected".into(),
+            replication: "Established".into(),
+            peer_disk: "Diskless".into(),
+            out_of_sync_kib: 64,
+            ..Status::default()
+        };
+        assert!(side.is_up_to_date() && side.has_agreed() && !side.peer_serves());
+        side.peer_disk = "UpToDate".into();
+        assert!(!side.is_up_to_date() && side.peer_serves());
+        side.replication = "WFBitMapT".into();
+        assert!(!side.has_agreed());
+    }
+
+    #[test]
+    fn both_ends_of_a_connection_are_read() {
+        let text = "resource ra {\n _remote_host {\n address\t\tipv4 127.0.0.1:7001;\n }\n _this_host {\n address ipv6 [::1]:7000;\n \
+                    volume 0 { device minor 1; }\n }\n}\n";
+        assert_eq!(ends(text), Some(("ipv6:[::1]:7000".to_owned(), "ipv4:127.0.0.1:7001".to_owned())));
+        assert_eq!(ends("resource ra {\n _this_host {\n volume 0 { device minor 1; }\n }\n}\n"), None);
     }
 
     #[test]
@@ -195,7 +265,7 @@ exists -
 
         #[test]
         fn any_text_is_harmless(text in "(exists (device|connection) |name:|[ a-z:0-9\n])*", other in ".*") {
-            let _ = (Status::all(&text), Status::all(&other), ports(&text), ports(&other));
+            let _ = (Status::all(&text), Status::all(&other), ports(&text), ports(&other), ends(&text), ends(&other));
         }
 
         #[test]

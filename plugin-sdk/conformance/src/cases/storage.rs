@@ -40,8 +40,8 @@ async fn connections(scene: &Scene, pair: &Pair) -> Check<[ConnectPeers; 2]> {
     let there = endpoint(&scene.there, replica).await?;
     let epoch = pair.epoch;
     Ok([
-        ConnectPeers { instance: active, epoch, peer: there, authoritative: true },
-        ConnectPeers { instance: replica, epoch, peer: here, authoritative: false },
+        ConnectPeers { instance: active, epoch, peer: there, authoritative: true, give_up: false },
+        ConnectPeers { instance: replica, epoch, peer: here, authoritative: false, give_up: false },
     ])
 }
 
