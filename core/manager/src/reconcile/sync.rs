@@ -133,7 +133,9 @@ async fn look(core: &SharedCore, reads: &Semaphore, share: ResourceId) -> Result
     }
     let point = next_point(&active_report);
     for follower in followers {
-        if is_busy(&family, follower) {
+        // One that its storage brings up to date by itself may fall behind while an operation waits for it.
+        let waits = is_by_storage(core, follower) && only_waits(&family, follower);
+        if is_busy(&family, follower) && !waits {
             continue;
         }
         let own = report(core, follower, row.epoch).await;
@@ -227,6 +229,12 @@ fn is_busy(family: &Family, row: &Instance) -> bool {
     })
 }
 
+/// Whether nothing but syncs own it now.
+fn only_waits(family: &Family, row: &Instance) -> bool {
+    let is_sync = |intent: &Intent| matches!(intent, Intent::Sync { .. } | Intent::UpdateAccess);
+    family.operations.iter().filter(|op| op.intent.concerns(row.id)).all(|op| is_sync(&op.intent))
+}
+
 async fn report(core: &SharedCore, row: &Instance, epoch: Epoch) -> Result<ReplicaReport, Error> {
     match row.backend().and_then(|name| core.backends.slot(name)) {
         Some(slot) => ask(core, slot, row.id, epoch).await,
@@ -316,10 +324,11 @@ async fn judge_storage(
         // It is behind and nothing moves: an operation that should have connected it failed. A sync connects it.
         core.change(row.share_id, |draft| admit_sync(draft, row.id, None, None).map(drop)).await?;
     }
+    let lag_bytes = behind(active, &report);
     let (should, why) = match report {
         Ok(report) => {
             core.board.set_freshness(row.id, |f| {
-                f.lag_bytes = report.lag_bytes;
+                f.lag_bytes = lag_bytes;
                 f.parted = report.split_brain.is_some();
                 let current = report.up_to_date == Some(true);
                 f.unchanged_until = current.then(|| now.plus(Duration::from_secs(rpo)));
@@ -334,13 +343,23 @@ async fn judge_storage(
                 _ => (ReplicaState::OutOfSync, None),
             }
         }
-        Err(error) => (ReplicaState::OutOfSync, Some(error.to_string())),
+        Err(error) => {
+            core.board.set_freshness(row.id, |f| f.lag_bytes = lag_bytes);
+            (ReplicaState::OutOfSync, Some(error.to_string()))
+        }
     };
     if row.replica_state == Some(should) {
         Ok(())
     } else {
         observed(core, row, None, Some(should), why).await
     }
+}
+
+/// Bytes that a replica of storage that replicates by itself is behind. One that is cut off does not know; the active one
+/// counts what it could not hand on.
+fn behind(active: &Result<ReplicaReport, Error>, own: &Result<ReplicaReport, Error>) -> Option<u64> {
+    let told = |report: &Result<ReplicaReport, Error>| report.as_ref().ok().and_then(|r| r.lag_bytes);
+    told(own).or(told(active))
 }
 
 /// Logs what was seen of an instance, and sets it.
@@ -368,4 +387,30 @@ async fn observed(
         Ok(())
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_active_one_tells_how_far_a_replica_is_behind_that_cannot() {
+        let told = |lag_bytes| {
+            Ok(ReplicaReport {
+                state: ReplicaState::OutOfSync,
+                newest_point: None,
+                changed_since_point: None,
+                lag_bytes,
+                up_to_date: Some(false),
+                resync: None,
+                split_brain: None,
+                health: Health::Ok,
+            })
+        };
+        let away = || Err(Error::unavailable("unplugged"));
+        assert_eq!(behind(&told(Some(8)), &told(Some(4))), Some(4));
+        assert_eq!(behind(&told(Some(8)), &told(None)), Some(8));
+        assert_eq!(behind(&told(Some(8)), &away()), Some(8));
+        assert_eq!(behind(&away(), &told(None)), None);
+    }
 }

@@ -392,7 +392,10 @@ impl Run {
             Promotion::Planned { point: held }
         };
         let info = self.ask(&backend, PromoteReplica { instance: id, epoch, promotion }).await?.into_inner();
-        let remark = forced.then(|| lost(row, self.core.clock.now()));
+        let remark = forced.then(|| {
+            let current = self.core.board.freshness(id).confirmed_at;
+            lost(row, by_storage(&backend).then_some(current), self.core.clock.now())
+        });
         let rows = move |draft: &mut Draft| {
             set_exports(draft, id, &info);
             let mut effects = vec![Effect::ReplicaState { instance: id, state: Some(ReplicaState::Active) }];
@@ -571,15 +574,25 @@ impl Run {
     }
 }
 
-/// What a forced promotion may have lost, for a person.
-fn lost(row: &Instance, now: Timestamp) -> String {
-    match &row.point {
-        Some(PointRecord { made_at, .. }) => format!(
-            "forced: what was written after {} ({} s before) may be lost; the old active is unfenced until it is seen again",
-            made_at.iso(),
-            now.seconds_since(*made_at)
+/// What a forced promotion may have lost, for a person. `current`: of storage that replicates by itself, when it was last
+/// seen to have everything.
+fn lost(row: &Instance, current: Option<Option<Timestamp>>, now: Timestamp) -> String {
+    let unfenced = "the old active is unfenced until it is seen again";
+    let since = |at: Timestamp| format!("{} ({} s before)", at.iso(), now.seconds_since(at));
+    match (current, &row.point) {
+        (Some(Some(at)), _) => format!(
+            "forced: it was last seen up to date at {}; what was written since may be lost; {unfenced}",
+            since(at)
         ),
-        None => "forced: this replica had no whole point; everything may be lost; the old active is unfenced until it is seen again".into(),
+        (Some(None), _) => format!(
+            "forced: nobody knows when it was last up to date, and what was written since may be lost; {unfenced}"
+        ),
+        (None, Some(PointRecord { made_at, .. })) => {
+            format!("forced: what was written after {} may be lost; {unfenced}", since(*made_at))
+        }
+        (None, None) => {
+            format!("forced: this replica had no whole point; everything may be lost; {unfenced}")
+        }
     }
 }
 
