@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use tandem_contract::{ReplicaState, Retry, Style};
-use tandem_manager::model::{Instance, Share};
+use tandem_contract::{ReplicaState, ResourceKind, Retry, Style};
+use tandem_manager::model::{Instance, MigrationRequest, Needs, Share};
 use tandem_manager::store::{InstanceQuery, ShareQuery, Store};
 use uuid::Uuid;
 
@@ -95,7 +95,7 @@ async fn request(life: &Life<'_>, rng: &mut Rng, share: &Share, rows: &[Instance
     let followers: Vec<&Instance> =
         rows.iter().filter(|row| row.replica_state != Some(ReplicaState::Active)).collect();
     let follower = rng.pick(&followers).map(|row| row.id);
-    match (rng.below(16), follower) {
+    match (rng.below(19), follower) {
         (0 | 1, _) | (2..=8, None) => {
             let site = *rng.pick(&SITES).expect("there are sites");
             say(life, "create a replica", life.ask_replica(share.id, site).await);
@@ -127,6 +127,11 @@ async fn request(life: &Life<'_>, rng: &mut Rng, share: &Share, rows: &[Instance
                 say(life, &format!("cancel {}", op.intent.kind()), manager.cancel(op.id).await);
             }
         }
+        (15, _) => say(life, "migrate", manager.migrate(&caller, share.id, migration(rng)).await),
+        (16, _) if rng.chance(50) => {
+            say(life, "complete the migration", manager.complete_migration(share.id).await);
+        }
+        (16, _) => say(life, "cancel the migration", manager.cancel_migration(share.id).await),
         _ => {
             let size = 50 + usize::try_from(rng.below(800)).unwrap_or(0);
             for row in rows {
@@ -135,6 +140,20 @@ async fn request(life: &Life<'_>, rng: &mut Rng, share: &Share, rows: &[Instance
                 }
             }
         }
+    }
+}
+
+/// To anywhere, also to where it is.
+fn migration(rng: &mut Rng) -> MigrationRequest {
+    let site = *rng.pick(&SITES).expect("there are sites");
+    MigrationRequest {
+        kind: ResourceKind::Share,
+        host: format!("sim@{site}"),
+        host_assisted: false,
+        needs: Needs { writable: rng.chance(30), ..Needs::default() },
+        new_type: None,
+        replicates: false,
+        at_once: rng.chance(60),
     }
 }
 
