@@ -191,8 +191,8 @@ mod switch {
         What::Fail { error: error.into() }
     }
 
-    async fn migrate(life: &Life<'_>, share: ResourceId) -> Operation {
-        let request = MigrationRequest {
+    fn request() -> MigrationRequest {
+        MigrationRequest {
             kind: ResourceKind::Share,
             host: format!("sim@{}", SITES[1]),
             host_assisted: false,
@@ -200,8 +200,11 @@ mod switch {
             new_type: None,
             replicates: false,
             at_once: true,
-        };
-        life.manager.migrate(&admin(), share, request).await.unwrap().unwrap()
+        }
+    }
+
+    async fn migrate(life: &Life<'_>, share: ResourceId) -> Operation {
+        life.manager.migrate(&admin(), share, request()).await.unwrap().unwrap()
     }
 
     async fn until(life: &Life<'_>, what: &str, is: impl AsyncFn() -> bool) {
@@ -247,6 +250,24 @@ mod switch {
             life.write(share, 1, 10).await;
             life.sim.world.isolate(SITES[1], false);
             life.sim.world.clear_faults();
+        });
+    }
+
+    #[test]
+    fn is_not_talked_out_of_turning_back() {
+        with_share(async |life, share| {
+            let before = life.active(share).await;
+            script(life, "migration_cancel", 0, (0, 100_000), fails("unavailable"));
+            let waits = MigrationRequest { at_once: false, ..request() };
+            let op = life.manager.migrate(&admin(), share, waits).await.unwrap().unwrap();
+            let now = async || life.sim.rows.operation(op.id).await.unwrap().unwrap();
+            until(life, "running", async || now().await.status == OpStatus::Running).await;
+            life.manager.cancel_migration(share).await.unwrap();
+            until(life, "undoing", async || now().await.status == OpStatus::Undoing).await;
+            life.manager.complete_migration(share).await.unwrap_err();
+            life.sim.world.clear_faults();
+            assert_eq!(ended(life, &op).await, OpStatus::Cancelled);
+            assert_eq!(life.active(share).await, before);
         });
     }
 

@@ -8,8 +8,8 @@ use crate::denied::Denied;
 use crate::draft::Draft;
 use crate::face::{Caller, MigrationCheck};
 use crate::model::{
-    AccessRulesStatus, Counted, Instance, InstanceStatus, Intent, MigrationRequest, Operation, Part,
-    ShareType, TaskState,
+    AccessRulesStatus, Counted, Instance, InstanceStatus, Intent, MigrationRequest, OpStatus, Operation,
+    Part, ShareType, TaskState,
 };
 use crate::oplog::{Effect, Ending, Event};
 use crate::plan::{Approach, approach};
@@ -48,6 +48,10 @@ impl Core {
     pub(crate) async fn complete_migration(&self, share: ResourceId) -> Result<Operation, Denied> {
         self.change(share, |draft| {
             let op = running(draft, share)?;
+            if op.status == OpStatus::Undoing {
+                // It turns back, which its log does not let it be talked out of.
+                return Err(Denied::NoMigration(share));
+            }
             if !op.proceed {
                 return Ok(draft.append(op, Event::ProceedRequested, Vec::new(), None));
             }

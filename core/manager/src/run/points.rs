@@ -14,7 +14,7 @@ use tandem_host::{CallContext, transfer};
 use super::execute::Run;
 use super::steps::{Done, Scene, set_exports};
 use crate::chores::Chore;
-use crate::model::{Instance, Intent, Operation, Part, PointRecord};
+use crate::model::{Instance, InstanceStatus, Intent, Operation, Part, PointRecord};
 use crate::oplog::Event;
 use crate::plan::Step;
 
@@ -135,8 +135,9 @@ impl Run {
         let mut keep = BTreeSet::new();
         let mut unseen = false;
         let mut gone = BTreeSet::new();
-        // What a migration makes or left needs no point.
-        let whole = |i: &&Instance| i.pool.is_some() && i.part == Part::Whole;
+        // What a migration makes or left needs no point, and what could not be deleted follows nobody any more.
+        let leaving = |i: &Instance| i.status == InstanceStatus::ErrorDeleting;
+        let whole = |i: &&Instance| i.pool.is_some() && i.part == Part::Whole && !leaving(i);
         for row in scene.family.instances.iter().filter(whole) {
             match self.observe(row).await {
                 Ok(Some(observed)) => {
@@ -161,7 +162,7 @@ impl Run {
             Intent::DeleteReplica { instance, .. } => Some(instance),
             _ => None,
         };
-        let stay = now.family.instances.iter().filter(|i| Some(i.id) != leaves);
+        let stay = now.family.instances.iter().filter(|i| Some(i.id) != leaves && !leaving(i));
         // What the active one once received as a replica is needed by others only, and what has no storage gets all anew.
         let follow = stay.filter(|i| i.replica_state != Some(ReplicaState::Active) && !gone.contains(&i.id));
         keep.extend(follow.filter_map(|i| i.point.as_ref()).map(|p| p.info.id));
