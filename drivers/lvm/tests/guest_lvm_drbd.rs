@@ -39,13 +39,13 @@ fn main() -> std::process::ExitCode {
         a_replica_gets_what_was_written_and_takes_over_and_gives_back,
         both_sides_went_on_and_one_is_told_to_follow,
         after_a_boot_nothing_is_there_before_its_epoch_is_confirmed,
-        a_disk_that_comes_back_older_serves_nobody_before_its_peer_answers,
     ];
     trials.extend(trials![short;
         a_link_that_is_cut_heals_by_what_was_written_meanwhile,
         a_pair_grows_while_it_is_used,
         what_others_have_in_the_kernel_is_left_alone,
         a_disk_that_fails_is_left_and_comes_back,
+        a_disk_that_comes_back_older_serves_nobody_before_its_peer_answers,
         an_active_one_without_a_disk_is_promoted_away_from,
         growth_that_was_cut_is_ended_by_the_side_that_was_promoted,
         a_side_that_moved_to_another_address_is_found_again,
