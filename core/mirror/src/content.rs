@@ -1,6 +1,7 @@
 //! Reading a regular file: where its data lies, and the hash of each chunk.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use rustix::fs::{Mode, OFlags, SeekFrom, openat, seek};
 use rustix::io::{Errno, pread};
@@ -100,6 +101,7 @@ pub(crate) fn hash_chunks(
         if content.extents.is_some() && content.data_within(index * CHUNK, index * CHUNK + len).is_empty() {
             hashes.push(HOLE);
         } else {
+            control.pace_read(len)?;
             read_chunk(&file, content, index, buffer).at("read", path)?;
             hashes.push(hash(buffer));
         }
@@ -111,4 +113,13 @@ pub(crate) fn hash_chunks(
 /// BLAKE3 of a chunk; never [`HOLE`], which is no hash of anything known.
 pub(crate) fn hash(bytes: &[u8]) -> Hash {
     *blake3::hash(bytes).as_bytes()
+}
+
+/// Whether it is the hash of so many zeros, at most a chunk of them; or of a hole.
+pub(crate) fn is_zero(zeros: &Hash, len: u64) -> bool {
+    static ZEROS: [u8; CHUNK as usize] = [0; CHUNK as usize];
+    static WHOLE: OnceLock<Hash> = OnceLock::new();
+    // Nearly all are whole chunks: their hash is computed once.
+    let of_zeros = || hash(&ZEROS[..len.min(CHUNK) as usize]);
+    *zeros == HOLE || *zeros == if len == CHUNK { *WHOLE.get_or_init(of_zeros) } else { of_zeros() }
 }

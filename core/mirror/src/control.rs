@@ -31,6 +31,8 @@ pub struct Control<'a> {
     total: AtomicU64,
     last: Mutex<Instant>,
     limit: Option<Mutex<Limit>>,
+    read_limit: Option<Mutex<Limit>>,
+    expected: Option<u64>,
 }
 
 /// Steps are told at most this often.
@@ -58,6 +60,8 @@ impl<'a> Control<'a> {
             total: AtomicU64::new(UNKNOWN),
             last: Mutex::new(Instant::now()),
             limit: None,
+            read_limit: None,
+            expected: None,
         }
     }
 
@@ -68,9 +72,36 @@ impl<'a> Control<'a> {
         self
     }
 
+    /// The same with so many bytes a second read at most by whoever hashes them, by all threads together.
+    #[must_use]
+    pub fn reading_limited(mut self, bytes_per_second: Option<u64>) -> Self {
+        self.read_limit = bytes_per_second.map(|bytes| Mutex::new(Limit::new(bytes)));
+        self
+    }
+
+    /// The same with a total, for work that cannot know it by itself.
+    #[must_use]
+    pub const fn expecting(mut self, total: Option<u64>) -> Self {
+        self.expected = total;
+        self
+    }
+
+    pub(crate) const fn expected(&self) -> Option<u64> {
+        self.expected
+    }
+
     /// Waits until so many bytes may be written.
     pub(crate) fn pace(&self, bytes: u64) -> Result<()> {
-        let Some(limit) = &self.limit else { return Ok(()) };
+        self.pass(self.limit.as_ref(), bytes)
+    }
+
+    /// Waits until so many bytes may be read.
+    pub(crate) fn pace_read(&self, bytes: u64) -> Result<()> {
+        self.pass(self.read_limit.as_ref(), bytes)
+    }
+
+    fn pass(&self, limit: Option<&Mutex<Limit>>, bytes: u64) -> Result<()> {
+        let Some(limit) = limit else { return Ok(()) };
         let mut limit = limit.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         limit.pass(usize::try_from(bytes).unwrap_or(usize::MAX), self.cancelled)
     }

@@ -8,6 +8,7 @@
 //!   continuing where an earlier stream was cut;
 //! - [`Mirror`] makes one tree equal to another in place, in passes, and proves it;
 //! - [`mirror_device`] does so with block devices;
+//! - [`fingerprint()`] reads a tree again, and tells by digests what it holds;
 //! - [`Tree`] reaches into a tree without ever following a symlink.
 //!
 //! All calls block; [`Control`] carries progress out and a cancel in.
@@ -21,6 +22,7 @@ mod device;
 mod diff;
 mod entry;
 mod error;
+mod fingerprint;
 mod keep;
 mod manifest;
 mod meta;
@@ -42,6 +44,7 @@ pub use entry::{
     CHUNK, Content, Entry, Extent, HOLE, Hash, Kind, Local, Meta, Time, Xattr, compare, is_below, split,
 };
 pub use error::{Error, Result, is_full, show};
+pub use fingerprint::{FINGERPRINT_SCHEME, Fingerprint, Recorded, fingerprint};
 pub use manifest::{ManifestReader, ManifestWriter, Summary, hex, read_summary, unhex};
 pub use meta::Skipped;
 pub use onto::{Mirror, Pass, Proof};

@@ -267,13 +267,16 @@ impl Links {
     }
 }
 
-enum Job {
+/// A name to be described.
+pub(crate) enum Job {
+    /// It is.
     Done(Entry),
+    /// It is to be.
     Todo(Met),
 }
 
 /// Describes a batch: small things by several threads, each large file by all of them.
-fn finish(
+pub(crate) fn finish(
     tree: &Tree,
     batch: Vec<Job>,
     report: &mut ScanReport,

@@ -1,7 +1,8 @@
 //! The proof: the destination is read, and is what was read from the source.
 
+use crate::content::is_zero;
 use crate::control::Control;
-use crate::entry::{CHUNK, Content, Entry, HOLE, Hash, Kind, Meta, compare};
+use crate::entry::{Content, Entry, HOLE, Kind, Meta, compare};
 use crate::error::{At, Result, show};
 use crate::manifest::{ManifestReader, ManifestWriter};
 use crate::meta::Skipped;
@@ -114,11 +115,6 @@ fn same_content(a: &Content, b: &Content) -> bool {
         && (0..).zip(a.chunks.iter().zip(&b.chunks)).all(|(n, (x, y))| {
             x == y || ((*x == HOLE || *y == HOLE) && [x, y].iter().all(|h| is_zero(h, a.chunk_len(n))))
         })
-}
-
-fn is_zero(hash: &Hash, len: u64) -> bool {
-    static ZEROS: [u8; CHUNK as usize] = [0; CHUNK as usize];
-    *hash == HOLE || *hash == crate::content::hash(&ZEROS[..len as usize])
 }
 
 /// Whether metadata is the same, but for what could not be set at all.
