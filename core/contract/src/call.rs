@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    AccessReport, AccessSpec, Attachment, Compatibility, Demotion, Endpoint, Epoch, Error, InstanceId,
-    InstanceInfo, InstanceSpec, MigrationProgress, MigrationSpec, Observation, OpId, Outcome, PointId,
-    PointInfo, Pool, Progress, Promotion, ReceiveSpec, ReplicaReport, ResumeToken, SendSpec, Switched,
-    TransferReport,
+    AccessReport, AccessSpec, Attachment, Compatibility, ContentFingerprint, Demotion, Endpoint, Epoch,
+    Error, InstanceId, InstanceInfo, InstanceSpec, MigrationProgress, MigrationSpec, Observation, OpId,
+    Outcome, PointId, PointInfo, Pool, Progress, Promotion, ReceiveSpec, ReplicaReport, ResumeToken,
+    SendSpec, Switched, TransferReport,
 };
 
 /// One call, as it crosses the binary interface.
@@ -204,6 +204,19 @@ verbs! {
         /// The instance.
         instance: InstanceId,
     } -> Outcome<()>;
+
+    /// Reads again what an instance holds at a point, from a view that stands still while its users go on, and answers
+    /// with digests of it. Takes as long as there is content; reports progress. Changes nothing, and leaves nothing.
+    false "fingerprint" ReadFingerprint {
+        /// The instance.
+        instance: InstanceId,
+        /// A point that it holds.
+        point: PointId,
+        /// The form: one of [`ReplicationCapability::fingerprints`](crate::ReplicationCapability::fingerprints).
+        form: String,
+        /// At most so many bytes are read a second; unlimited when absent.
+        bandwidth: Option<u64>,
+    } -> ContentFingerprint;
 
     /// A side's address for its peers.
     false "endpoint" GetEndpoint {

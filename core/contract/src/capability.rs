@@ -114,6 +114,10 @@ pub struct ReplicationCapability {
     /// Whether `update_replica_state` tells the lag in bytes.
     #[serde(default)]
     pub lag_bytes: bool,
+    /// Forms of fingerprints that `fingerprint` takes of what an instance holds, best first; two sides need one in
+    /// common to be compared. Empty where the driver cannot read it again.
+    #[serde(default)]
+    pub fingerprints: Vec<String>,
 }
 
 /// Who moves a replica's data.

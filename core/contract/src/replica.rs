@@ -1,5 +1,7 @@
 //! Replication: states, points, transfers, peers.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -155,6 +157,24 @@ pub struct TransferReport {
     pub remarks: Vec<String>,
     /// Whether the receiver proved the content after it was written.
     pub verified: bool,
+}
+
+/// What an instance holds at a point, as it was read from its storage: one digest for each aspect that is kept there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContentFingerprint {
+    /// The form: only fingerprints of one form are compared.
+    pub form: String,
+    /// A digest for each aspect (`names`, `contents`, `modes`, …). An aspect that this storage does not keep is absent,
+    /// and only what both sides have is compared.
+    pub parts: BTreeMap<String, String>,
+    /// Names.
+    pub entries: u64,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// What is not as this side itself knows that it was, or cannot be read, as sentences; bounded. Empty where nothing is
+    /// known to be damaged: two sides that differ then leave open which of them is.
+    pub damaged: Vec<String>,
 }
 
 /// A side's address for its peers: opaque to the manager, understood by drivers that share a replication protocol.

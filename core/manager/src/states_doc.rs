@@ -132,6 +132,7 @@ fn capabilities(storage: bool, quiesce: bool) -> Capabilities {
         max_instances: None,
         quiesce,
         lag_bytes: false,
+        fingerprints: Vec::new(),
     };
     Capabilities { replication: Some(replication), ..Capabilities::default() }
 }

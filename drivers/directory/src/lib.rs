@@ -13,6 +13,7 @@ mod observe;
 mod replication;
 mod store;
 mod stream;
+mod verify;
 
 pub use crate::config::Config;
 use crate::store::Store;
@@ -26,4 +27,4 @@ pub struct Directory {
     store: Store,
 }
 
-tandem_sdk::export_driver!(Directory: Replication, Streamed, Attachable, Reachable, Migration);
+tandem_sdk::export_driver!(Directory: Replication, Streamed, Verifiable, Attachable, Reachable, Migration);

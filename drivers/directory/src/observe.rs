@@ -8,7 +8,7 @@ use tandem_sdk::contract::{
     PointInfo, Pool, Progress, ReplicaReport, ReplicaState, ReplicationCapability, ResourceId, ResumeToken,
     Role, Style, Transport,
 };
-use tandem_sdk::mirror::{self, Control, ManifestReader, RootMode, STREAM_FORMAT};
+use tandem_sdk::mirror::{self, Control, FINGERPRINT_SCHEME, ManifestReader, RootMode, STREAM_FORMAT};
 use tandem_sdk::{Error, OpContext, Result};
 
 use crate::TOKEN;
@@ -31,6 +31,7 @@ pub(crate) fn capabilities(config: &Config) -> Capabilities {
             max_instances: None,
             quiesce: false,
             lag_bytes: false,
+            fingerprints: vec![FINGERPRINT_SCHEME.to_owned()],
         }),
         attach: Some(AttachKind::Tree),
         migration: Some(MigrationCapability {

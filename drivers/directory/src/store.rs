@@ -67,6 +67,29 @@ pub(crate) struct Meta {
     /// Its removal has begun.
     #[serde(default)]
     pub(crate) deleting: bool,
+    /// What could not be set when its content arrived. Absent where nobody counted.
+    #[serde(default)]
+    pub(crate) lacks: Option<Lacks>,
+}
+
+/// How many things could not be set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lacks {
+    pub(crate) owners: u64,
+    pub(crate) xattrs: u64,
+    pub(crate) devices: u64,
+}
+
+impl From<mirror::Skipped> for Lacks {
+    fn from(skipped: mirror::Skipped) -> Self {
+        Self { owners: skipped.owners, xattrs: skipped.xattrs, devices: skipped.devices }
+    }
+}
+
+impl From<Lacks> for mirror::Skipped {
+    fn from(lacks: Lacks) -> Self {
+        Self { owners: lacks.owners, xattrs: lacks.xattrs, devices: lacks.devices }
+    }
 }
 
 impl Meta {
@@ -83,6 +106,7 @@ impl Meta {
             root_mode: None,
             read_only: false,
             deleting: false,
+            lacks: Some(Lacks::default()),
             spec,
         }
     }

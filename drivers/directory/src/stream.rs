@@ -229,7 +229,7 @@ fn send(store: &Store, spec: &SendSpec, stream: OwnedFd, cx: &OpContext) -> Resu
 }
 
 /// The reason to stop, where there is one, else what went wrong.
-fn stopped(cx: &OpContext, e: &mirror::Error) -> Error {
+pub(crate) fn stopped(cx: &OpContext, e: &mirror::Error) -> Error {
     match (e, cx.check()) {
         (mirror::Error::Cancelled, Err(stop)) => stop,
         (mirror::Error::MovedOn, _) => Error::unavailable(e.to_string()).retry(Retry::Safe),
@@ -301,6 +301,15 @@ fn receive(
         discard(&instance, cx)?;
         return Err(Error::conflict(format!("what arrived is not point {} as it was announced", spec.to.id)));
     }
+    // An increment keeps what was lacking, and adds to it; where nobody counted, nobody knows.
+    instance.meta.lacks = match (spec.from.is_some(), instance.meta.lacks) {
+        (false, _) => Some(report.skipped.into()),
+        (true, before) => before.map(|before| {
+            let mut lacks = mirror::Skipped::from(before);
+            lacks.add(report.skipped);
+            lacks.into()
+        }),
+    };
     if report.unchanged {
         // The tree that is here is this point too. What arrived goes first: a kill in between costs one more look,
         // while nothing would ever come back for it.

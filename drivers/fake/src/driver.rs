@@ -173,6 +173,10 @@ impl Driver for Fake {
                 max_instances: None,
                 quiesce: self.config.quiesce,
                 lag_bytes: self.config.mode == Mode::Storage,
+                fingerprints: match self.config.mode {
+                    Mode::Streamed => vec![streams::PRINTS.to_owned()],
+                    Mode::Storage => Vec::new(),
+                },
             }),
             migration: self.config.migration.map(|_| MigrationCapability {
                 to_drivers: vec![Self::NAME.to_owned()],
@@ -336,6 +340,17 @@ impl Streamed for Fake {
 
     async fn discard_partial(&self, cx: &OpContext, call: DiscardPartial) -> Result<Outcome<()>> {
         self.act(cx, Some(call.instance), |sites| self.discard(sites, call.instance)).await
+    }
+}
+
+impl Verifiable for Fake {
+    async fn fingerprint(&self, cx: &OpContext, call: ReadFingerprint) -> Result<ContentFingerprint> {
+        // So that progress is seen, and there is time for a cancel.
+        cx.progress(Progress::of("verify", 0, Some(1)));
+        tokio::task::yield_now().await;
+        let answer = self.act(cx, Some(call.instance), |sites| self.read_again(sites, &call)).await?;
+        cx.progress(Progress::of("verify", 1, Some(1)));
+        Ok(answer)
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Inspected {
     pub data: Data,
     /// Whether it follows nobody before somebody says that it is to give up what it took by itself.
     pub parted: bool,
+    /// Files that read otherwise than they were written.
+    pub rotten: Vec<String>,
 }
 
 impl World {
@@ -64,6 +66,7 @@ impl World {
                     peers: i.peers.keys().copied().collect(),
                     data: i.data.clone(),
                     parted: crate::peers::split_brain(i).is_some(),
+                    rotten: i.rot.keys().cloned().collect(),
                 };
                 site.instances.values().map(one).collect::<Vec<_>>()
             };
@@ -82,6 +85,22 @@ impl World {
         };
         // What is not there has no links.
         let _ = self.with(cut);
+    }
+
+    /// One file of an instance reads otherwise from now on than it was written, and nobody is told. `false` where it has
+    /// none with content.
+    pub fn rot(&self, site: &str, instance: InstanceId) -> bool {
+        let spoil = |sites: &mut crate::world::Sites| {
+            let instance = crate::instance::find(sites, site, instance)?;
+            let Some((name, content)) = instance.data.iter().find(|(_, content)| !content.is_empty()) else {
+                return Ok(false);
+            };
+            let (name, mut content) = (name.clone(), content.clone());
+            content[0] ^= 1;
+            instance.rot.insert(name, content);
+            Ok(true)
+        };
+        self.with(spoil).unwrap_or(false)
     }
 
     /// Whether somebody has switched a site off, or cut the manager off from it.

@@ -46,6 +46,9 @@ pub(crate) struct Instance {
     /// Where it is being moved to: the site, the instance there, and rounds that were made.
     #[serde(default)]
     pub(crate) moving: Option<(String, InstanceId, u32)>,
+    /// Files that read otherwise than they were written.
+    #[serde(default, with = "crate::hex::named")]
+    pub(crate) rot: Data,
     /// The export that it took over from where it came from.
     #[serde(default)]
     pub(crate) export: Option<String>,
@@ -107,6 +110,7 @@ impl Instance {
             resync_left: 0,
             split_brain: None,
             moving: None,
+            rot: Data::new(),
             export: None,
             spec,
         }
@@ -132,6 +136,17 @@ impl Instance {
 
     pub(crate) fn has_files(&self) -> bool {
         self.is_exported() || self.attached.is_some()
+    }
+
+    /// What is read of what was written.
+    pub(crate) fn as_read(&self, written: &Data) -> Data {
+        let mut read = written.clone();
+        for (name, content) in &self.rot {
+            if let Some(there) = read.get_mut(name) {
+                there.clone_from(content);
+            }
+        }
+        read
     }
 
     pub(crate) fn used_bytes(&self) -> u64 {

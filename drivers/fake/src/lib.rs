@@ -28,4 +28,4 @@ pub use fault::{Fault, What};
 pub use inspect::Inspected;
 pub use world::{Data, Event, World, Write, WriteRefused};
 
-tandem_sdk::export_driver!(Fake: Attachable, Replication, Quiescable, Streamed, Reachable, StorageReplicated, Migration);
+tandem_sdk::export_driver!(Fake: Attachable, Replication, Quiescable, Streamed, Verifiable, Reachable, StorageReplicated, Migration);

@@ -119,6 +119,8 @@ impl Fake {
         instance.partial = None;
         instance.up_to_date = true;
         instance.resync_left = 0;
+        // What its users write and make points of is what they read.
+        instance.rot.clear();
         Ok(Outcome::Changed(self.info(instance)))
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tandem_sdk::{
-    Epoch, Error, InstanceId, OpContext, Outcome, PointId, PointInfo, Progress, ReceiveSpec, Result,
-    ResumeToken, Role, SendSpec, TransferReport,
+    ContentFingerprint, Epoch, Error, InstanceId, OpContext, Outcome, PointId, PointInfo, Progress,
+    ReadFingerprint, ReceiveSpec, Result, ResumeToken, Role, SendSpec, TransferReport,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
@@ -21,6 +21,8 @@ use crate::world::{Data, Sites};
 
 /// The stream format.
 pub(crate) const FORMAT: &str = "fake/1";
+/// The form of fingerprints.
+pub(crate) const PRINTS: &str = "fake/1";
 /// A header longer than this is none.
 const LONGEST_HEADER: usize = 4096;
 /// How much may arrive before it is stored, when storing means writing a file.
@@ -264,10 +266,12 @@ impl Fake {
             instance.partial = None;
             let base = base_of(instance, spec.from.as_ref())?;
             let Ok(delta) = serde_json::from_slice::<Delta>(&partial.body) else { return Ok(false) };
-            let data = delta.apply(base);
+            let data = delta.apply(base.clone());
             if fingerprint(&data) != spec.to.fingerprint {
                 return Ok(false);
             }
+            // What is not carried stays as it lies there.
+            instance.rot.retain(|name, _| spec.from.is_some() && data.get(name) == base.get(name));
             instance.data.clone_from(&data);
             instance.whole = Some(PointInfo { held: true, ..spec.to.clone() });
             instance.points.retain(|p| p.id != spec.to.id);
@@ -278,6 +282,29 @@ impl Fake {
             return Ok(());
         }
         Err(Error::unavailable("the stream was damaged on the way; what arrived was thrown away"))
+    }
+
+    /// What is read of a point: what rotted reads otherwise than it was written.
+    pub(crate) fn read_again(&self, sites: &mut Sites, call: &ReadFingerprint) -> Result<ContentFingerprint> {
+        if call.form != PRINTS {
+            return Err(Error::invalid(format!(
+                "fingerprints of the form `{}` are not known here",
+                call.form
+            )));
+        }
+        let instance = find(sites, &self.config.site, call.instance)?;
+        let point = instance.point(call.point).ok_or_else(|| {
+            Error::not_found(format!("instance {} has no point {}", call.instance, call.point))
+        })?;
+        let read = instance.as_read(&point.data);
+        let bytes = read.values().map(|content| content.len() as u64).sum();
+        Ok(ContentFingerprint {
+            form: PRINTS.to_owned(),
+            parts: [("contents".to_owned(), fingerprint(&read))].into_iter().collect(),
+            entries: read.len() as u64,
+            bytes,
+            damaged: Vec::new(),
+        })
     }
 
     pub(crate) fn discard(&self, sites: &mut Sites, id: InstanceId) -> Result<Outcome<()>> {

@@ -37,6 +37,7 @@ pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
             max_instances: Some(2),
             quiesce: false,
             lag_bytes: true,
+            fingerprints: Vec::new(),
         }),
         attach: Some(AttachKind::Tree),
         extra: [("filesystems".to_owned(), json!(filesystems))].into_iter().collect(),

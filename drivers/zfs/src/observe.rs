@@ -31,6 +31,7 @@ pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
             max_instances: None,
             quiesce: true,
             lag_bytes: false,
+            fingerprints: Vec::new(),
         }),
         attach: Some(AttachKind::Tree),
         migration: Some(MigrationCapability { to_drivers: vec!["zfs".to_owned()], ..Default::default() }),

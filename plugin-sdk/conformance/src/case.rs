@@ -32,6 +32,8 @@ pub enum Needs {
     Streams,
     /// Streams that can be resumed.
     Resume,
+    /// Fingerprints of what an instance holds.
+    Prints,
     /// Writers that can be held back.
     Quiesce,
     /// Storage that replicates by itself.
@@ -57,6 +59,7 @@ impl Needs {
             Self::Streams => streams,
             Self::Resume => replication
                 .is_some_and(|r| matches!(r.transport, Transport::Streamed { resumable: true, .. })),
+            Self::Prints => streams && replication.is_some_and(|r| !r.fingerprints.is_empty()),
             Self::Quiesce => replication.is_some_and(|r| r.quiesce),
             Self::Storage => replication.is_some_and(|r| matches!(r.transport, Transport::Storage { .. })),
             Self::Migration => capabilities.migration.is_some(),
@@ -68,7 +71,7 @@ impl Needs {
 
 /// Every case.
 pub fn cases() -> Vec<Case> {
-    use crate::cases::{access, calls, instances, migration, roles, storage, streams, what};
+    use crate::cases::{access, calls, instances, migration, prints, roles, storage, streams, what};
     [
         what::CASES,
         instances::CASES,
@@ -76,6 +79,7 @@ pub fn cases() -> Vec<Case> {
         calls::CASES,
         roles::CASES,
         streams::CASES,
+        prints::CASES,
         storage::CASES,
         migration::CASES,
     ]

@@ -134,6 +134,9 @@ abilities! {
         Receive => receive(args, stream);
         DiscardPartial => discard_partial(args);
     }
+    Verifiable {
+        ReadFingerprint => fingerprint(args);
+    }
     Reachable {
         GetEndpoint => endpoint(args);
     }
@@ -172,6 +175,7 @@ impl Ability {
             Self::Replication => replication.is_some(),
             Self::Quiescable => replication.is_some_and(|r| r.quiesce),
             Self::Streamed => streamed,
+            Self::Verifiable => replication.is_some_and(|r| !r.fingerprints.is_empty()),
             Self::Reachable => storage || capabilities.migration.is_some(),
             Self::StorageReplicated => storage,
             Self::Migration => capabilities.migration.is_some(),
@@ -184,6 +188,7 @@ impl Ability {
         Self::Replication,
         Self::Quiescable,
         Self::Streamed,
+        Self::Verifiable,
         Self::Reachable,
         Self::StorageReplicated,
         Self::Migration,

@@ -1,7 +1,7 @@
 //! All that a vendor needs to write a Tandem driver.
 //!
 //! A driver is a type that implements [`Driver`] and, one by one, the abilities its storage has: [`Replication`],
-//! [`Streamed`] or [`StorageReplicated`], [`Quiescable`], [`Attachable`], [`Migration`]. One line makes a loadable
+//! [`Streamed`] or [`StorageReplicated`], [`Quiescable`], [`Verifiable`], [`Attachable`], [`Migration`]. One line makes a loadable
 //! library of it:
 //!
 //! ```ignore
@@ -41,7 +41,7 @@ pub use host::{BoxFuture, Host};
 pub use lock::Lock;
 pub use migration::Migration;
 pub use plugin::InProcess;
-pub use replication::{Quiescable, Reachable, Replication, StorageReplicated, Streamed};
+pub use replication::{Quiescable, Reachable, Replication, StorageReplicated, Streamed, Verifiable};
 pub use stream::Stream;
 
 pub use schemars;

@@ -4,9 +4,10 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 
 use tandem_contract::{
-    ConnectPeers, CreateReplica, DeleteReplica, DemoteReplica, DiscardPartial, DisconnectPeers, Endpoint,
-    GetEndpoint, InstanceInfo, MakePoint, Outcome, PointInfo, PromoteReplica, Quiesce, Receive, ReleasePoint,
-    ReplicaReport, Result, ResumeWrites, SendStream, TransferReport, UpdateReplicaState,
+    ConnectPeers, ContentFingerprint, CreateReplica, DeleteReplica, DemoteReplica, DiscardPartial,
+    DisconnectPeers, Endpoint, GetEndpoint, InstanceInfo, MakePoint, Outcome, PointInfo, PromoteReplica,
+    Quiesce, ReadFingerprint, Receive, ReleasePoint, ReplicaReport, Result, ResumeWrites, SendStream,
+    TransferReport, UpdateReplicaState,
 };
 
 use crate::{Driver, OpContext};
@@ -107,6 +108,18 @@ pub trait Streamed: Driver {
         cx: &OpContext,
         call: DiscardPartial,
     ) -> impl Future<Output = Result<Outcome<()>>> + Send;
+}
+
+/// Reads again what it holds. Claimed by `ReplicationCapability::fingerprints`.
+pub trait Verifiable: Driver {
+    /// Digests of what an instance holds at a point, read from its storage and not from what is noted of it. The view
+    /// stands still meanwhile, however its users write, and nothing is left of it, however the call ends.
+    /// [`mirror::fingerprint`](crate::mirror::fingerprint) does the reading where the content is a tree of files.
+    fn fingerprint(
+        &self,
+        cx: &OpContext,
+        call: ReadFingerprint,
+    ) -> impl Future<Output = Result<ContentFingerprint>> + Send;
 }
 
 /// Tells its peers where it is: needed by storage that replicates by itself, and by driver-assisted migration.

@@ -23,7 +23,7 @@ pub struct Deadlines {
     pub query: Duration,
     /// For verbs that change something, when the caller says nothing.
     pub change: Duration,
-    /// For verbs that move or read all data (`send`, `receive`, `make_point`, migrations, deletes), when the caller
+    /// For verbs that move or read all data (`send`, `receive`, `make_point`, `fingerprint`, migrations, deletes), when the caller
     /// says nothing.
     pub transfer: Duration,
     /// How long a driver has to end a call that it was told to stop, before it counts as hung.
@@ -46,6 +46,7 @@ const TRANSFERS: &[&str] = &[
     "send",
     "receive",
     "make_point",
+    "fingerprint",
     "discard_partial",
     "delete_instance",
     "delete_replica",

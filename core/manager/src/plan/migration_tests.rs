@@ -46,6 +46,7 @@ fn in_world<T>(sides: Sides, ask: impl FnOnce(&World<'_>) -> T) -> T {
         max_instances: None,
         quiesce: false,
         lag_bytes: false,
+        fingerprints: Vec::new(),
     };
     let source = Capabilities { replication: Some(replication), ..Capabilities::default() };
     let (capabilities, links) = (HashMap::from([(SOURCE, source)]), HashMap::new());

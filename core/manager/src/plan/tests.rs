@@ -84,6 +84,7 @@ fn replication(storage: bool, quiesce: bool) -> Capabilities {
             max_instances: None,
             quiesce,
             lag_bytes: false,
+            fingerprints: Vec::new(),
         }),
         ..Capabilities::default()
     }

@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod calls;
 pub(crate) mod instances;
 pub(crate) mod migration;
+pub(crate) mod prints;
 pub(crate) mod roles;
 pub(crate) mod storage;
 pub(crate) mod streams;

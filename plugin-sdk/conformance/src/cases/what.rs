@@ -87,6 +87,11 @@ async fn unclaimed(scene: Scene) -> Check {
             SendStream::NAME,
             json!({"spec": {"instance": id, "epoch": 1, "to": id, "from": point, "format": "x"}}),
         ),
+        (
+            of(crate::Needs::Prints),
+            ReadFingerprint::NAME,
+            json!({"instance": id, "point": id, "form": "x", "bandwidth": null}),
+        ),
         (storage || migrates, GetEndpoint::NAME, json!({"instance": id})),
         (
             storage,
