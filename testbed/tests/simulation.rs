@@ -85,6 +85,8 @@ matrix! {
     create_share: CreateShare;
     create_replica: CreateReplica;
     sync: Sync;
+    verify: Verify;
+    verify_rotten: VerifyRotten;
     promote_planned: PromotePlanned;
     promote_forced: PromoteForced;
     delete_replica: DeleteReplica;
@@ -311,6 +313,159 @@ mod switch {
             .await;
             let op = migrate(life, share).await;
             assert_eq!(ended(life, &op).await, OpStatus::Done);
+        });
+    }
+}
+
+/// Content checks.
+mod content_checks {
+    use std::time::Duration;
+
+    use tandem_contract::{InstanceId, ReplicaState, ResourceId};
+    use tandem_driver_fake::{Fault, What};
+    use tandem_manager::model::{Instance, Intent, OpStatus, Operation};
+    use tandem_manager::store::{OperationQuery, Store};
+    use tandem_testbed::sim::scenario::admin;
+    use tandem_testbed::sim::{Config, Life, SITES, Sim};
+
+    use super::*;
+
+    /// A share on the first site and its replica on the second, in sync.
+    fn mirrored(every: Option<Duration>, work: impl AsyncFnOnce(&Life<'_>, ResourceId, InstanceId)) {
+        let sim = Sim::new(Config { seed: 1, transport: Transport::Streamed, twice: false, jitter: false });
+        sim.verify_every.set(every);
+        let rested = sim.life(async |life| {
+            life.up().await;
+            let (share, replica) = life.mirrored(Style::Readable).await;
+            work(life, share, replica).await;
+            life.rest().await
+        });
+        assert_eq!(rested, Some(Ok(())));
+        assert_eq!(sim.stage.problems(), Vec::<String>::new());
+    }
+
+    async fn ended(life: &Life<'_>, op: &Operation) -> Operation {
+        for _ in 0..2400 {
+            let now = life.sim.rows.operation(op.id).await.unwrap().unwrap();
+            if now.status.is_finished() {
+                return now;
+            }
+            life.sleep(Duration::from_millis(250)).await;
+        }
+        panic!("it never ended:\n{}", life.stage().trace().join("\n"));
+    }
+
+    async fn row(life: &Life<'_>, id: InstanceId) -> Instance {
+        life.sim.rows.instance(id).await.unwrap().unwrap()
+    }
+
+    fn rotten(life: &Life<'_>, id: InstanceId) -> Vec<String> {
+        life.sim.world.inspect().into_iter().find(|i| i.instance == id).unwrap().rotten
+    }
+
+    #[test]
+    fn an_equal_replica_says_when_it_was_verified() {
+        mirrored(None, async |life, _, replica| {
+            let op = life.manager.verify_replica(&admin(), replica).await.unwrap();
+            assert_eq!(ended(life, &op).await.status, OpStatus::Done);
+            let row = row(life, replica).await;
+            let checked = row.checked.unwrap();
+            assert_eq!(Some(checked.point), row.point.map(|p| p.info.id));
+            assert!(checked.at >= op.created_at && checked.made_at.is_some());
+            assert_eq!(row.replica_state, Some(ReplicaState::InSync));
+            // The active one is what the others are compared with.
+            let active = life.sim.rows.family(row.share_id).await.unwrap().instances;
+            let active = active.iter().find(|i| i.replica_state == Some(ReplicaState::Active)).unwrap();
+            assert!(life.manager.verify_replica(&admin(), active.id).await.is_err());
+        });
+    }
+
+    #[test]
+    fn rot_is_found_and_told_and_the_next_sync_carries_everything_again() {
+        mirrored(None, async |life, share, replica| {
+            let first = life.manager.verify_replica(&admin(), replica).await.unwrap();
+            ended(life, &first).await;
+            life.stage().rot(SITES[1], replica);
+            // Increments pass it by.
+            life.write(share, 2, 100).await;
+            life.manager.resync_replica(&admin(), replica).await.unwrap();
+            life.idle().await;
+            assert_eq!(rotten(life, replica).len(), 1);
+            assert_eq!(row(life, replica).await.replica_state, Some(ReplicaState::InSync));
+
+            // No sync comes at once, so that it can be looked at.
+            let verb = "make_point".to_owned();
+            let what = What::Fail { error: "conflict".into() };
+            let fault = Fault { verb, site: SITES[0].into(), skip: 0, times: 100_000, what };
+            life.sim.world.script(fault);
+            let op = life.manager.verify_replica(&admin(), replica).await.unwrap();
+            let failed = ended(life, &op).await;
+            assert_eq!(failed.status, OpStatus::Failed);
+            let why = failed.error.unwrap().message;
+            assert!(why.contains("contents differ") && why.contains(&replica.to_string()), "{why}");
+            let now = row(life, replica).await;
+            assert_eq!(now.replica_state, Some(ReplicaState::OutOfSync));
+            assert_eq!(now.damage.as_ref(), Some(&why));
+            let findings = life.manager.doctor().await.unwrap();
+            assert!(
+                findings.iter().any(|f| f.severity == "error" && f.message.contains(&why)),
+                "{findings:?}"
+            );
+            // Neither time nor a look at an unchanged share makes it in_sync again.
+            life.sleep(Duration::from_secs(60)).await;
+            assert_eq!(row(life, replica).await.replica_state, Some(ReplicaState::OutOfSync));
+
+            life.sim.world.clear_faults();
+            life.in_sync(replica).await;
+            let now = row(life, replica).await;
+            assert_eq!((now.damage, now.reason), (None, None));
+            assert!(rotten(life, replica).is_empty());
+            let query = OperationQuery { instance: Some(replica), ..OperationQuery::default() };
+            let ops = life.sim.rows.operations(&query).await.unwrap();
+            let told = |op: &Operation| {
+                matches!(op.intent, Intent::Sync { .. })
+                    && op
+                        .remarks
+                        .iter()
+                        .any(|r| r.contains("everything was carried again") && r.contains(&why))
+            };
+            assert_eq!(ops.iter().filter(|op| told(op)).count(), 1);
+            let op = life.manager.verify_replica(&admin(), replica).await.unwrap();
+            assert_eq!(ended(life, &op).await.status, OpStatus::Done);
+        });
+    }
+
+    #[test]
+    fn a_check_gives_way_to_a_sync_and_to_a_promotion() {
+        mirrored(None, async |life, _, replica| {
+            for promotes in [false, true] {
+                let (verb, what) = ("fingerprint".to_owned(), What::WaitForCancel);
+                life.sim.world.script(Fault { verb, site: SITES[1].into(), skip: 0, times: 1, what });
+                let check = life.manager.verify_replica(&admin(), replica).await.unwrap();
+                life.sleep(Duration::from_secs(3)).await;
+                let again = life.manager.verify_replica(&admin(), replica).await.unwrap();
+                assert_eq!(again.id, check.id, "one at a time");
+                let other = if promotes {
+                    life.manager.promote_replica(&admin(), replica, None).await.unwrap()
+                } else {
+                    life.manager.resync_replica(&admin(), replica).await.unwrap().unwrap()
+                };
+                assert_eq!(ended(life, &other).await.status, OpStatus::Done);
+                assert_eq!(ended(life, &check).await.status, OpStatus::Cancelled);
+                assert!(row(life, replica).await.checked.is_none());
+                life.sim.world.clear_faults();
+            }
+        });
+    }
+
+    #[test]
+    fn the_schedule_checks_what_nobody_asks_for() {
+        mirrored(Some(Duration::from_secs(120)), async |life, _, replica| {
+            assert!(row(life, replica).await.checked.is_none());
+            life.sleep(Duration::from_secs(400)).await;
+            let first = row(life, replica).await.checked.unwrap().at;
+            life.sleep(Duration::from_secs(400)).await;
+            assert!(row(life, replica).await.checked.unwrap().at > first);
         });
     }
 }

@@ -66,6 +66,11 @@ enum Command {
         #[command(flatten)]
         part: Part,
     },
+    /// One replica.
+    Replica {
+        #[command(subcommand)]
+        verb: OfReplica,
+    },
     /// Operations, newest first.
     Operations(Operations),
     /// One operation.
@@ -142,6 +147,20 @@ enum Verb {
     /// Asks for an operation to end; what it began is taken back.
     Cancel {
         /// The operation.
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum OfReplica {
+    /// Shows a replica, and when it was last verified.
+    Show {
+        /// The replica.
+        id: String,
+    },
+    /// Reads what a replica and the active one hold again, and compares; the operation says what came of it.
+    Verify {
+        /// The replica.
         id: String,
     },
 }
@@ -237,6 +256,14 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             let mut query = part.query().to_vec();
             query.push(("share_id", share.clone()));
             print(out, &client.get("replicas", &query)?, "replicas", show::replicas)
+        }
+        Command::Replica { verb: OfReplica::Show { id } } => {
+            let answer = client.get(&format!("replicas/{}", segment(id)), &[])?;
+            print(out, &answer, "replica", show::replica)
+        }
+        Command::Replica { verb: OfReplica::Verify { id } } => {
+            let answer = client.post(&format!("replicas/{}/verify", segment(id)))?;
+            print(out, &answer, "operation", show::begun)
         }
         Command::Operations(which) if which.watch => watch::run(&client, &which.query(), out),
         Command::Operations(which) => {

@@ -77,21 +77,12 @@ pub(crate) fn replicas(replicas: Vec<Replica>) -> String {
         "BEHIND>",
         "ALLOWED>",
         "LAST POINT",
+        "VERIFIED",
         "ON",
         "REMARK",
     ]);
     for replica in replicas {
-        let mut remarks = Vec::new();
-        if replica.unfenced {
-            remarks.push("UNFENCED: may still be written to".to_string());
-        }
-        if replica.fenced {
-            remarks.push("fenced: resync says which side to keep".into());
-        }
-        if replica.reset_by_admin {
-            remarks.push("reset by an administrator".into());
-        }
-        remarks.extend(replica.reason);
+        let remarks = remarks(&replica);
         table.row([
             replica.id,
             replica.share_name.unwrap_or(replica.share_id),
@@ -102,11 +93,71 @@ pub(crate) fn replicas(replicas: Vec<Replica>) -> String {
             replica.lag_bytes.map(size).unwrap_or_default(),
             duration(replica.rpo_seconds),
             replica.last_point.map(|point| moment(&point.made_at)).unwrap_or_default(),
+            replica.verified_at.as_deref().map(moment).unwrap_or_default(),
             replica.host.unwrap_or_default(),
             remarks.join("; "),
         ]);
     }
     table.to_string()
+}
+
+/// What a person should know of a replica.
+fn remarks(replica: &Replica) -> Vec<String> {
+    let mut remarks = Vec::new();
+    if replica.unfenced {
+        remarks.push("UNFENCED: may still be written to".to_string());
+    }
+    if replica.fenced {
+        remarks.push("fenced: resync says which side to keep".into());
+    }
+    if replica.reset_by_admin {
+        remarks.push("reset by an administrator".into());
+    }
+    if let Some(damage) = &replica.damage {
+        remarks.push(format!("DAMAGED: {damage}"));
+    }
+    remarks.extend(replica.reason.clone().filter(|reason| replica.damage.as_ref() != Some(reason)));
+    remarks
+}
+
+pub(crate) fn replica(replica: Replica) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        if !value.is_empty() {
+            let _ = writeln!(text, "{name:10}  {}", safe(value));
+        }
+    };
+    let remarks = remarks(&replica);
+    line("replica", &replica.id);
+    line("share", replica.share_name.as_deref().unwrap_or(&replica.share_id));
+    line("status", &replica.status);
+    line("state", replica.replica_state.as_deref().unwrap_or_default());
+    line("zone", replica.availability_zone.as_deref().unwrap_or_default());
+    line("on", replica.host.as_deref().unwrap_or_default());
+    line("lag", &replica.lag_seconds.map(duration).unwrap_or_default());
+    line("behind", &replica.lag_bytes.map(size).unwrap_or_default());
+    line("allowed", &duration(replica.rpo_seconds));
+    line("last point", &replica.last_point.map(|point| moment(&point.made_at)).unwrap_or_default());
+    line("verified", &replica.verified_at.as_deref().map_or_else(|| "never".into(), moment));
+    if let Some(point) = &replica.verified_point {
+        let made = point.made_at.as_deref().map(|at| format!(", made {}", moment(at))).unwrap_or_default();
+        line("at point", &format!("{}{made}", point.id));
+    }
+    for export in &replica.exports {
+        line("export", export);
+    }
+    for remark in &remarks {
+        line("remark", remark);
+    }
+    text
+}
+
+pub(crate) fn begun(operation: Operation) -> String {
+    let (kind, id) = (safe(&operation.kind), safe(&operation.id));
+    format!(
+        "operation {id} of kind {kind} is {}; see `tandem operation show {id}`.\n",
+        safe(&operation.status)
+    )
 }
 
 pub(crate) fn operations(operations: Vec<Operation>) -> String {

@@ -55,6 +55,15 @@ pub(crate) struct Replica {
     pub(crate) lag_bytes: Option<u64>,
     pub(crate) rpo_seconds: u64,
     pub(crate) last_point: Option<Point>,
+    /// A server that is older knows nothing of it.
+    #[serde(default)]
+    pub(crate) verified_at: Option<String>,
+    #[serde(default)]
+    pub(crate) verified_point: Option<VerifiedPoint>,
+    #[serde(default)]
+    pub(crate) damage: Option<String>,
+    #[serde(default)]
+    pub(crate) exports: Vec<String>,
     pub(crate) unfenced: bool,
     pub(crate) fenced: bool,
     pub(crate) reset_by_admin: bool,
@@ -64,6 +73,12 @@ pub(crate) struct Replica {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Point {
     pub(crate) made_at: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct VerifiedPoint {
+    pub(crate) id: String,
+    pub(crate) made_at: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

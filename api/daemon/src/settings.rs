@@ -34,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) api: Api,
     /// How the manager runs: deadlines, intervals, transfers.
     pub(crate) manager: tandem_manager::Settings,
+    /// How replicas are checked against what their active instance holds.
+    pub(crate) verify: tandem_manager::VerifySettings,
     /// How the server ends.
     pub(crate) shutdown: Shutdown,
     /// Who this server is, where drivers run on other hosts.
@@ -200,6 +202,7 @@ impl Default for Settings {
             database: Database::default(),
             api: Api::default(),
             manager: tandem_manager::Settings::default(),
+            verify: tandem_manager::VerifySettings::default(),
             shutdown: Shutdown::default(),
             tls: None,
             hosts: BTreeMap::new(),
@@ -377,6 +380,10 @@ impl Settings {
             if value == 0 {
                 return Err(format!("manager.{key} must be at least 1."));
             }
+        }
+        if self.verify.concurrent == 0 || self.verify.bandwidth == Some(0) {
+            return Err("verify.concurrent and verify.bandwidth must be at least 1; verify.interval = \"off\" makes no checks."
+                .into());
         }
         Ok(())
     }

@@ -52,6 +52,7 @@ pub(crate) async fn wire(settings: &Settings) -> Result<Wired, String> {
     let backends = settings.backends.iter().map(|b| drivers.backend(b)).collect();
     let mut managing = settings.manager.clone();
     managing.host = settings.host.clone().unwrap_or_else(host_name);
+    managing.verify = settings.verify.clone();
     managing.work_dir = settings.state.join("copies");
     let clock = Arc::new(SystemClock);
     let started_at = clock.now();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use tandem_contract::{InstanceId, ResourceId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,6 +37,8 @@ pub(crate) struct Core {
     pub points: Keyed<InstanceId>,
     /// Every task of the manager, so that a stop can wait for them.
     pub tasks: TaskTracker,
+    /// Content checks that run at once.
+    pub checks: Arc<Semaphore>,
     /// Wakes the runner: something was admitted, or ended.
     pub wake: Notify,
     /// Whether everything that a crash interrupted is in the queue.

@@ -85,6 +85,9 @@ pub enum Denied {
     /// An admin's reset of the state of an active replica.
     #[error("the state of replica {0} cannot be reset: it is active")]
     ResetActive(InstanceId),
+    /// Replicas are compared with the active one.
+    #[error("replica {0} is the active one, which the others are compared with; verify one of them")]
+    VerifyActive(InstanceId),
     /// The replica was never placed.
     #[error("replica {0} has no host")]
     NoHost(InstanceId),

@@ -233,6 +233,15 @@ fn actives(chart: &Chart, findings: &mut Vec<Finding>) {
                 "it was fenced after a forced promotion and follows nobody; resync it to let it follow the active one, or delete it".into()));
         }
     }
+    for row in &chart.instances {
+        if let Some(damage) = &row.damage {
+            findings.push(error(
+                0,
+                format!("instance {}", row.id),
+                format!("a content check found it damaged: {damage}"),
+            ));
+        }
+    }
     for (share, count) in active {
         let many = chart.shares.get(&share).is_some_and(|s| s.replication != Some(Style::Writable));
         if count > 1 && many {

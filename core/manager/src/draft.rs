@@ -149,6 +149,9 @@ impl Draft {
             updated_at: self.now,
         };
         self.touched = true;
+        for check in self.unfinished().iter().filter(|op| op.intent.gives_way_to(&intent)) {
+            self.request_cancel(check);
+        }
         self.append(op, Event::Accepted { intent }, effects, None)
     }
 

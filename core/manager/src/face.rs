@@ -244,10 +244,61 @@ pub struct Settings {
     pub keep_sync_days: u64,
     /// Bytes a second of each transfer, at most; unlimited when absent.
     pub bandwidth: Option<u64>,
+    /// How contents are checked; set by whoever starts the manager.
+    #[serde(skip)]
+    pub verify: VerifySettings,
     /// Where copies from host to host note what they have read; set by whoever starts the manager. What is lost there
     /// is read again.
     #[serde(skip)]
     pub work_dir: std::path::PathBuf,
+}
+
+/// How replicas are checked against what their active instance holds.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VerifySettings {
+    /// Between two checks of a replica: `30d`, `12h`, `90m`, or `off`.
+    #[serde(deserialize_with = "interval")]
+    pub interval: Option<std::time::Duration>,
+    /// Bytes that a check reads a second on each side, at most; unlimited when absent.
+    pub bandwidth: Option<u64>,
+    /// Checks that run at once.
+    pub concurrent: usize,
+}
+
+impl Default for VerifySettings {
+    fn default() -> Self {
+        Self {
+            interval: Some(std::time::Duration::from_secs(30 * 24 * 3600)),
+            bandwidth: Some(50_000_000),
+            concurrent: 1,
+        }
+    }
+}
+
+/// A whole number and its unit.
+fn interval<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<std::time::Duration>, D::Error> {
+    let text = <String as serde::Deserialize>::deserialize(from)?;
+    if text == "off" {
+        return Ok(None);
+    }
+    let unit = |last: char| match last {
+        'd' => Some(24 * 3600),
+        'h' => Some(3600),
+        'm' => Some(60),
+        _ => None,
+    };
+    let read = || {
+        let seconds = unit(text.chars().last()?)?;
+        let number: u64 = text[..text.len() - 1].parse().ok()?;
+        number.checked_mul(seconds).filter(|seconds| (60..=3650 * 24 * 3600).contains(seconds))
+    };
+    match read() {
+        Some(seconds) => Ok(Some(std::time::Duration::from_secs(seconds))),
+        None => Err(serde::de::Error::custom(format!(
+            "`{text}` is no interval: a whole number with d, h or m behind it, from 1m to 3650d; or `off`"
+        ))),
+    }
 }
 
 impl Default for Settings {
@@ -261,6 +312,7 @@ impl Default for Settings {
             stall_deadline_seconds: 120,
             keep_sync_days: 7,
             bandwidth: None,
+            verify: VerifySettings::default(),
             work_dir: std::env::temp_dir().join("tandem-copies"),
         }
     }

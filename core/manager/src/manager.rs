@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tandem_contract::{AccessLevel, InstanceId, OpId, Progress, ReplicaState, ResourceId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -54,6 +54,7 @@ impl Manager {
             clock,
             backends,
             board: Board::default(),
+            checks: Arc::new(Semaphore::new(settings.verify.concurrent.max(1))),
             settings,
             queue: Queue::default(),
             points: Keyed::default(),
@@ -270,6 +271,15 @@ impl Manager {
     /// `NoInstance`, `NoHost`, `Store`.
     pub async fn resync_replica(&self, caller: &Caller, id: InstanceId) -> Result<Option<Operation>, Denied> {
         self.core.resync(caller, id).await
+    }
+
+    /// Admits a content check of a replica: what it holds is compared with what the active one holds, by reading both
+    /// again. Where one is on its way, it is that.
+    ///
+    /// # Errors
+    /// `NoInstance`, `NotReplicated`, `VerifyActive`, `InstanceStatus`, `Store`.
+    pub async fn verify_replica(&self, caller: &Caller, id: InstanceId) -> Result<Operation, Denied> {
+        self.core.verify(caller, id).await
     }
 
     /// An admin's override of a replica's state.

@@ -25,6 +25,8 @@ pub(crate) struct Claim {
     pub share: ResourceId,
     /// The replica that a sync fills.
     pub sync: Option<InstanceId>,
+    /// It compares contents.
+    pub verify: bool,
     pub cancel: CancellationToken,
     /// Cancelled once somebody told it to go on after its first phase.
     pub proceed: CancellationToken,
@@ -95,6 +97,7 @@ impl Queue {
                             Intent::Sync { instance, .. } => Some(instance),
                             _ => None,
                         },
+                        verify: matches!(entries[i].op.intent, Intent::Verify { .. }),
                         cancel: entries[i].cancel.clone(),
                         proceed: entries[i].proceed.clone(),
                     });
@@ -135,7 +138,7 @@ fn conflict(a: &Operation, b: &Operation) -> bool {
         _ => op.intent.instance().is_none(),
     };
     let rules_beside_sync = |a: &Operation, b: &Operation| {
-        matches!((&a.intent, &b.intent), (Intent::UpdateAccess, Intent::Sync { .. }))
+        matches!((&a.intent, &b.intent), (Intent::UpdateAccess, Intent::Sync { .. } | Intent::Verify { .. }))
     };
     if rules_beside_sync(a, b) || rules_beside_sync(b, a) {
         return false;
@@ -191,6 +194,7 @@ mod tests {
             2 => Intent::CreateReplica { instance, only_host: None },
             3 => Intent::DeleteReplica { instance, force: false },
             4 => Intent::UpdateAccess,
+            5 => Intent::Verify { instance, asked: false },
             6 => Intent::Release { instance, force: false },
             7 => Intent::DeleteShare { force: false },
             _ => Intent::Resize { from_gb: 1, to_gb: 2 },

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 
 use tandem_contract::{
     AttachKind, Capabilities, Compatibility, Epoch, Error, Health, InstanceId, Observation, PointId,
-    ReplicaState, ReplicationCapability, ResourceId, ResourceKind, ResumeToken, Role, Style, Transport,
+    PointInfo, ReplicaState, ReplicationCapability, ResourceId, ResourceKind, ResumeToken, Role, Style,
+    Transport,
 };
 use uuid::Uuid;
 
@@ -132,7 +133,7 @@ fn capabilities(storage: bool, quiesce: bool) -> Capabilities {
         max_instances: None,
         quiesce,
         lag_bytes: false,
-        fingerprints: Vec::new(),
+        fingerprints: vec!["x".into()],
     };
     Capabilities { replication: Some(replication), ..Capabilities::default() }
 }
@@ -147,7 +148,7 @@ fn seen(role: Role) -> Link {
         exports: Vec::new(),
         read_only: false,
         quiesced: false,
-        points: Vec::new(),
+        points: vec![PointInfo { id: PointId(Uuid::from_u128(9)), fingerprint: String::new(), held: true }],
         resume: None,
         health: Health::Ok,
     })))
@@ -179,7 +180,7 @@ fn plans(page: &mut String) {
             at_once,
         },
     };
-    let cases: [(&str, Intent, bool, bool, bool); 16] = [
+    let cases: [(&str, Intent, bool, bool, bool); 17] = [
         ("create share", Intent::CreateShare { instance: OLD, only_host: None }, false, false, false),
         ("delete share", Intent::DeleteShare { force: false }, false, false, false),
         ("resize", Intent::Resize { from_gb: 1, to_gb: 2 }, false, false, false),
@@ -213,6 +214,7 @@ fn plans(page: &mut String) {
             false,
             false,
         ),
+        ("verify", Intent::Verify { instance: NEW, asked: true }, false, false, false),
         (
             "promote, streamed, can quiesce",
             Intent::Promote { instance: NEW, quiesce_wait_seconds: None },
@@ -274,6 +276,9 @@ fn words(steps: &[Step]) -> String {
         Step::ApplyAccess { instance } => format!("apply access {}", who(instance)),
         Step::MakePoint { source, .. } => format!("make point on {}", who(source)),
         Step::Transfer { source, instance, .. } => format!("transfer {} to {}", who(source), who(instance)),
+        Step::Compare { source, instance, .. } => {
+            format!("compare {} with {}", who(instance), who(source))
+        }
         Step::ReleasePoints => "release points".into(),
         Step::AwaitUpToDate { instance } => format!("await {} up to date", who(instance)),
         Step::Quiesce { instance, .. } => format!("quiesce {}", who(instance)),

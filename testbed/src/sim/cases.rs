@@ -22,6 +22,8 @@ pub enum Kind {
     CreateShare,
     CreateReplica,
     Sync,
+    Verify,
+    VerifyRotten,
     PromotePlanned,
     PromoteForced,
     DeleteReplica,
@@ -36,10 +38,12 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::CreateShare,
         Self::CreateReplica,
         Self::Sync,
+        Self::Verify,
+        Self::VerifyRotten,
         Self::PromotePlanned,
         Self::PromoteForced,
         Self::DeleteReplica,
@@ -58,6 +62,7 @@ impl Kind {
             Self::CreateShare => "create_share",
             Self::CreateReplica => "create_replica",
             Self::Sync | Self::ResyncFenced => "sync",
+            Self::Verify | Self::VerifyRotten => "verify",
             Self::PromotePlanned | Self::PromoteForced => "promote",
             Self::DeleteReplica => "delete_replica",
             Self::DeleteShare => "delete_share",
@@ -158,7 +163,9 @@ async fn prepare(life: &Life<'_>, case: &Case) -> Scene {
     let (share, replica) = life.mirrored(case.style).await;
     if matches!(case.kind, Kind::PromoteForced | Kind::ResyncFenced) {
         lose_active(life, share).await;
-    } else {
+    } else if case.kind == Kind::VerifyRotten {
+        life.stage().rot(SITES[1], replica);
+    } else if case.kind != Kind::Verify {
         life.write(share, 2, 150).await;
     }
     if case.kind == Kind::Shrink {
@@ -219,6 +226,7 @@ async fn request(life: &Life<'_>, case: &Case, scene: &Scene) -> Result<(), Deni
         Kind::CreateShare => life.ask_share(scene.share_type).await.map(drop),
         Kind::CreateReplica => life.ask_replica(share, SITES[1]).await.map(drop),
         Kind::Sync | Kind::ResyncFenced => manager.resync_replica(&caller, replica).await.map(drop),
+        Kind::Verify | Kind::VerifyRotten => manager.verify_replica(&caller, replica).await.map(drop),
         Kind::PromotePlanned => manager.promote_replica(&caller, replica, None).await.map(drop),
         Kind::PromoteForced => {
             // The old active comes back a while after the promotion, or in the middle of it.

@@ -108,6 +108,11 @@ fn of_share(sim: &Sim, family: &Family, seen: &BTreeMap<InstanceId, Inspected>, 
             continue;
         };
         follower(row, source, there, &mut say);
+        // What was found equal was read after it had rotted.
+        let checked = row.checked.as_ref().map(|c| c.at);
+        if !there.rotten.is_empty() && checked.is_some_and(|at| Some(at) > sim.stage.rotted_at(row.id)) {
+            say(format!("{} was verified, and {:?} of it are rotten", row.id, there.rotten));
+        }
         // A resize that ended in error is a person's to look at, and says so.
         if active.status == InstanceStatus::Available && there.size_bytes < source.size_bytes && !row.fenced {
             say(format!("{} is smaller than the active one", row.id));

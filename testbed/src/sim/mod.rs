@@ -30,7 +30,7 @@ use tandem_driver_fake::World;
 use tandem_host::{Library, Options};
 use tandem_manager::clock::{Clock, Timestamp};
 use tandem_manager::store::memory::MemoryStore;
-use tandem_manager::{BackendConfig, Manager, OpenBackend, Settings};
+use tandem_manager::{BackendConfig, Manager, OpenBackend, Settings, VerifySettings};
 
 use clock::SimClock;
 use stage::Stage;
@@ -85,6 +85,8 @@ pub struct Sim {
     pub rows: Arc<MemoryStore>,
     /// Between the manager and both.
     pub stage: Arc<Stage>,
+    /// Between two content checks by schedule.
+    pub verify_every: Cell<Option<Duration>>,
     config: Config,
     name: String,
     now: Cell<Timestamp>,
@@ -123,7 +125,7 @@ impl Sim {
         let rows = Arc::new(MemoryStore::new());
         // Any moment; the first lives in the year 2026.
         let now = Cell::new(Timestamp(1_767_225_600_000_000));
-        Self { world, rows, stage, config, name, now }
+        Self { world, rows, stage, verify_every: Cell::new(None), config, name, now }
     }
 
     /// Runs one manager from its start until `work` is done or it is killed; `None`: it was killed. Nothing of it
@@ -145,7 +147,7 @@ impl Sim {
         driver::enter(&self.stage);
         let store = Arc::new(StagedStore::new(Arc::clone(&self.rows), Arc::clone(&self.stage)));
         let shared = Arc::clone(&clock);
-        let manager = Manager::new(store, shared, self.backends(), settings());
+        let manager = Manager::new(store, shared, self.backends(), settings(self.verify_every.get()));
         manager.start();
         let canceller = manager.clone();
         tokio::spawn(async move {
@@ -195,8 +197,9 @@ impl Sim {
 }
 
 /// Short intervals: a simulated minute costs real milliseconds.
-fn settings() -> Settings {
+fn settings(verify_every: Option<Duration>) -> Settings {
     Settings {
+        verify: VerifySettings { interval: verify_every, ..VerifySettings::default() },
         host: "sim".to_owned(),
         pool_interval_seconds: 4,
         heal_interval_seconds: 5,

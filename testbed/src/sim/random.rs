@@ -32,6 +32,7 @@ pub fn run(seed: u64) -> Run {
     let twice = rng.chance(15);
     let sim = Sim::new(Config { seed, transport, twice, jitter: true });
     sim.stage.say(&format!("seed {seed}: {} {} twice={twice}", transport.word(), style.as_str()));
+    let mut checks = Rng::new(seed ^ 0x7665_7269_6679);
     let mut share_type = None;
     let mut left = 12 + rng.below(20);
     let rested = loop {
@@ -49,6 +50,10 @@ pub fn run(seed: u64) -> Run {
             while left > 0 {
                 left -= 1;
                 act(life, &mut rng, share_type).await;
+                // The others are as they were before there was such a thing.
+                if seed.is_multiple_of(2) {
+                    check(life, &mut checks).await;
+                }
                 let pause = if rng.chance(40) { 300 } else { 6000 };
                 life.sleep(Duration::from_millis(rng.below(pause))).await;
                 life.stage().pass();
@@ -80,6 +85,20 @@ async fn act(life: &Life<'_>, rng: &mut Rng, share_type: Uuid) {
     let query = InstanceQuery { share_id: Some(share.id), ..InstanceQuery::default() };
     let rows = life.sim.rows.instances(&query).await.expect("the store answers").items;
     request(life, rng, share, &rows).await;
+}
+
+/// Now and then something of a replica rots, or a replica is checked.
+async fn check(life: &Life<'_>, rng: &mut Rng) {
+    let query = InstanceQuery { replicas_only: true, ..InstanceQuery::default() };
+    let rows = life.sim.rows.instances(&query).await.expect("the store answers").items;
+    let followers: Vec<&Instance> =
+        rows.iter().filter(|row| row.replica_state != Some(ReplicaState::Active)).collect();
+    let Some(row) = rng.pick(&followers) else { return };
+    match (rng.below(10), row.backend()) {
+        (0, Some(site)) => life.stage().rot(site, row.id),
+        (1..=3, _) => say(life, "verify", life.manager.verify_replica(&admin(), row.id).await),
+        _ => {}
+    }
 }
 
 /// What was asked for and what was answered, into the history.

@@ -133,6 +133,8 @@ struct Inner {
     problems: Vec<String>,
     share_epochs: BTreeMap<ResourceId, Epoch>,
     instance_epochs: BTreeMap<InstanceId, Epoch>,
+    /// When something of an instance rotted last.
+    rotted: BTreeMap<InstanceId, Timestamp>,
     clients: Clients,
 }
 
@@ -156,6 +158,7 @@ impl Stage {
             problems: Vec::new(),
             share_epochs: BTreeMap::new(),
             instance_epochs: BTreeMap::new(),
+            rotted: BTreeMap::new(),
             clients: Clients::default(),
         };
         Self { world, inner: Mutex::new(inner), death: Notify::new() }
@@ -274,6 +277,21 @@ impl Stage {
                 inner.cancel();
             }
         }
+    }
+
+    /// Something of an instance reads otherwise from now on than it was written.
+    pub fn rot(&self, site: &str, instance: InstanceId) {
+        let mut inner = self.lock();
+        if self.world.rot(site, instance) {
+            let now = inner.now();
+            inner.rotted.insert(instance, now);
+            inner.say(&format!("{instance} rots on {site}"));
+        }
+    }
+
+    /// When something of an instance rotted last.
+    pub fn rotted_at(&self, instance: InstanceId) -> Option<Timestamp> {
+        self.lock().rotted.get(&instance).copied()
     }
 
     /// Whether something lasts that keeps a manager from its rest.

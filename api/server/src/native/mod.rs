@@ -118,6 +118,7 @@ const ROUTES: &[Route] = &[
     route!(GET "/v1/shares/{id}/migration-check" Read migration::check),
     route!(GET "/v1/replicas" Read shares::replicas),
     route!(GET "/v1/replicas/{id}" Read shares::replica),
+    route!(POST "/v1/replicas/{id}/verify" Operate shares::verify),
     route!(GET "/v1/access-rules" Read shares::rules),
 ];
 

@@ -49,7 +49,7 @@ pub(super) async fn cancel(call: Call) -> Answer {
 }
 
 /// The step it is at is read from the log of those that run, which are few.
-async fn in_list(call: &Call, operation: &Operation) -> Result<Value, Refused> {
+pub(super) async fn in_list(call: &Call, operation: &Operation) -> Result<Value, Refused> {
     if operation.status.is_finished() {
         return Ok(view::operation(operation, None, None));
     }

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use serde_json::Value;
+use axum::http::StatusCode;
+use serde_json::{Value, json};
 use tandem_contract::{InstanceId, OpId, ReplicaState, ResourceId};
-use tandem_manager::Manager;
 use tandem_manager::model::{DEFAULT_RPO_SECONDS, Instance};
 use tandem_manager::store::{Family, InstanceQuery, ShareQuery};
+use tandem_manager::{Caller, Manager};
 
 use super::{Answer, Call, Refused, answer, view};
 
@@ -67,6 +68,14 @@ pub(super) async fn replica(call: Call) -> Answer {
     let replica = replica.ok_or_else(|| Refused::not_found(format!("There is no replica {id}.")))?;
     let shown = shown(call.manager(), std::slice::from_ref(&replica)).await?;
     answer("replica", shown.into_iter().next().unwrap_or_default())
+}
+
+/// `POST /v1/replicas/{id}/verify`
+pub(super) async fn verify(call: Call) -> Answer {
+    // Whoever may steer by `/v1` is an administrator there; nobody else reads who it was.
+    let caller = Caller { admin: true, ..Caller::default() };
+    let operation = call.manager().verify_replica(&caller, call.id()?).await?;
+    Ok((StatusCode::ACCEPTED, json!({"operation": super::operations::in_list(&call, &operation).await?})))
 }
 
 async fn shown(manager: &Manager, replicas: &[Instance]) -> Result<Vec<Value>, Refused> {

@@ -101,6 +101,15 @@ impl Server {
             path if path.starts_with("/v1/shares/") => self.share.to_string(),
             _ => self.instance.to_string(),
         };
+        if path.ends_with("/verify") {
+            // Followers are verified, once there is something of them.
+            let manager = &self.native.app.manager;
+            let family = manager.store().family(self.share).await.unwrap();
+            let follower = family.instances.iter().find(|i| i.id != self.instance).unwrap().id;
+            let caller = Caller { admin: true, ..Caller::default() };
+            manager.reset_instance_status(&caller, follower, InstanceStatus::Available).await.unwrap();
+            return self.call(method, &path.replace("{id}", &follower.to_string()), None).await;
+        }
         let mut path = path.replace("{id}", &id).replace("{name}", "alpha");
         if path == "/v1/access-rules" {
             path += &format!("?share_id={}", self.share);

@@ -8,7 +8,7 @@ mod replica;
 mod share;
 mod types;
 
-pub(crate) use replica::admit_sync;
+pub(crate) use replica::{admit_sync, admit_verify};
 
 use tandem_contract::{InstanceId, OpId, ReplicaState, ResourceId};
 

@@ -69,6 +69,12 @@ impl Core {
         .await
     }
 
+    /// Admits a content check. Where one is on its way, it is that.
+    pub(crate) async fn verify(&self, caller: &Caller, id: InstanceId) -> Result<Operation, Denied> {
+        let share = self.share_of(id).await?;
+        self.change(share, |draft| admit_verify(draft, id, Some(caller))).await
+    }
+
     /// An admin's override of a replica's state.
     pub(crate) async fn reset_replica_state(
         &self,
@@ -231,4 +237,29 @@ pub(crate) fn admit_sync(
     }
     let intent = Intent::Sync { instance: id, asked: wanted, point };
     Ok(Some(draft.admit(new_op(), intent, Vec::new(), caller)))
+}
+
+/// Admits a content check of a follower that is available. Where one is on its way, it is that.
+pub(crate) fn admit_verify(
+    draft: &mut Draft,
+    id: InstanceId,
+    caller: Option<&Caller>,
+) -> Result<Operation, Denied> {
+    let row = draft.need_instance(id)?.clone();
+    if draft.need_share(row.share_id)?.replication.is_none() {
+        return Err(Denied::NotReplicated(row.share_id));
+    }
+    if row.replica_state == Some(ReplicaState::Active) {
+        return Err(Denied::VerifyActive(id));
+    }
+    if row.status != InstanceStatus::Available {
+        return Err(Denied::InstanceStatus { instance: id, status: row.status, needed: "available".into() });
+    }
+    let mine = |op: &&Operation| {
+        matches!(op.intent, Intent::Verify { instance, .. } if instance == id) && !op.cancel
+    };
+    if let Some(running) = draft.unfinished().iter().find(mine) {
+        return Ok(running.clone());
+    }
+    Ok(draft.admit(new_op(), Intent::Verify { instance: id, asked: caller.is_some() }, Vec::new(), caller))
 }

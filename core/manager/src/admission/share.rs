@@ -202,6 +202,8 @@ pub(super) fn blank_instance(
         part: Part::Whole,
         point: None,
         reason: None,
+        checked: None,
+        damage: None,
         reset_by_admin: false,
         created_at: now,
         scheduled_at: None,

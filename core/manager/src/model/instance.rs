@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use tandem_contract::{Epoch, InstanceId, PointInfo, ReplicaState, ResourceId};
+use tandem_contract::{Epoch, InstanceId, PointId, PointInfo, ReplicaState, ResourceId};
 use uuid::Uuid;
 
 use super::Part;
@@ -197,6 +197,17 @@ pub struct PointRecord {
     pub made_at: Timestamp,
 }
 
+/// A content check that found a replica equal to the active instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// When it ended.
+    pub at: Timestamp,
+    /// The point at which both were compared.
+    pub point: PointId,
+    /// When that point was made, where that is on record.
+    pub made_at: Option<Timestamp>,
+}
+
 /// One placed copy of a share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Instance {
@@ -246,6 +257,12 @@ pub struct Instance {
     /// The newest whole point it has.
     #[serde(default)]
     pub point: Option<PointRecord>,
+    /// The last content check that found it equal to the active instance.
+    #[serde(default)]
+    pub checked: Option<Checked>,
+    /// What a content check found damaged, as a sentence. A replica is carried again in full therefore.
+    #[serde(default)]
+    pub damage: Option<String>,
     /// Why it is in error, as a sentence.
     #[serde(default)]
     pub reason: Option<String>,

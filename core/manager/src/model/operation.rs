@@ -55,6 +55,13 @@ pub enum Intent {
         /// Seconds to let users settle.
         quiesce_wait_seconds: Option<u64>,
     },
+    /// Compare what a replica holds with what the active one holds, by reading both again.
+    Verify {
+        /// The replica.
+        instance: InstanceId,
+        /// Somebody asked for it, rather than the schedule.
+        asked: bool,
+    },
     /// Put an old active, back after a forced promotion, out of service.
     Fence {
         /// The old active.
@@ -130,6 +137,7 @@ impl Intent {
             Self::DeleteReplica { .. } => "delete_replica",
             Self::Sync { .. } => "sync",
             Self::Promote { .. } => "promote",
+            Self::Verify { .. } => "verify",
             Self::Fence { .. } => "fence",
             Self::Repair { .. } => "repair",
             Self::Observed { .. } => "observed",
@@ -145,6 +153,22 @@ impl Intent {
     /// Whether it removes what it is about.
     pub const fn deletes(&self) -> bool {
         matches!(self, Self::DeleteReplica { .. } | Self::DeleteShare { .. } | Self::Release { .. })
+    }
+
+    /// Whether it only reads, and gives way to this one: that concerns the same instance, or the whole share.
+    pub fn gives_way_to(&self, other: &Self) -> bool {
+        let stronger = !matches!(
+            other,
+            Self::Verify { .. }
+                | Self::UpdateAccess
+                | Self::Observed { .. }
+                | Self::Reset { .. }
+                | Self::ResetTask { .. }
+        );
+        let whole = matches!(other, Self::Promote { .. } | Self::Migrate { .. } | Self::Fence { .. });
+        matches!(self, Self::Verify { .. })
+            && stronger
+            && (whole || self.instance().is_some_and(|id| other.concerns(id)))
     }
 
     /// Whether it may change this instance.
@@ -163,6 +187,7 @@ impl Intent {
             | Self::DeleteReplica { instance, .. }
             | Self::Sync { instance, .. }
             | Self::Promote { instance, .. }
+            | Self::Verify { instance, .. }
             | Self::Fence { instance }
             | Self::Repair { instance }
             | Self::Observed { instance, .. }

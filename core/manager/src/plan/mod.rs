@@ -15,7 +15,7 @@ pub(crate) mod tests;
 mod world;
 
 pub(crate) use migration::{Approach, approach, instead};
-pub(crate) use world::{Link, Sides, World};
+pub(crate) use world::{Link, Sides, World, common_form, newest_common};
 
 /// One step of an operation. Every step may be taken again after a crash: its executor looks first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +70,15 @@ pub enum Step {
         /// To.
         instance: InstanceId,
         /// What.
+        point: PointId,
+    },
+    /// Compare what both hold at a point.
+    Compare {
+        /// The active instance.
+        source: InstanceId,
+        /// The replica.
+        instance: InstanceId,
+        /// At this point.
         point: PointId,
     },
     /// Let go of the points that no replica needs.
@@ -243,6 +252,7 @@ impl Step {
                 | Self::CreateReplica { .. }
                 | Self::MakePoint { .. }
                 | Self::Transfer { .. }
+                | Self::Compare { .. }
                 | Self::AwaitUpToDate { .. }
                 | Self::Quiesce { .. }
                 | Self::Prepare { .. }
@@ -276,6 +286,7 @@ pub(crate) fn plan(intent: &Intent, world: &World<'_>) -> Result<Vec<Step>, Erro
         Intent::Promote { instance, quiesce_wait_seconds } => {
             replication::promote(world, *instance, *quiesce_wait_seconds)
         }
+        Intent::Verify { instance, .. } => replication::verify(world, *instance),
         Intent::Fence { instance } => replication::fence(world, *instance),
         Intent::Migrate { source, destination, request } => {
             migration::migrate(world, *source, *destination, request)

@@ -2,7 +2,7 @@
 
 use tandem_contract::{Demotion, Error, InstanceId, PointId, ReplicaState, Role};
 
-use super::{Link, Step, World};
+use super::{Link, Step, World, common_form, newest_common};
 use crate::draft::holds_back;
 use crate::model::Instance;
 
@@ -91,8 +91,10 @@ pub(super) fn sync(
         steps.extend([Step::Connect { instance }, Step::AwaitUpToDate { instance }]);
         return Ok(steps);
     }
+    // What is damaged may hold that very point, and is to be carried again nevertheless.
+    let damaged = world.instance(instance).is_some_and(|i| i.damage.is_some());
     let point = resumable(world, active.id, instance)
-        .or(point.filter(|point| !is_ahead(world, instance, *point)))
+        .or(point.filter(|point| !damaged && !is_ahead(world, instance, *point)))
         .unwrap_or(world.new_points[0]);
     steps.extend([
         Step::MakePoint { source: active.id, point },
@@ -243,6 +245,30 @@ pub(super) fn fence(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>
         steps.push(Step::ReleasePoints);
     }
     Ok(steps)
+}
+
+/// At the newest point that both have.
+pub(super) fn verify(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>, Error> {
+    let active = world.active().ok_or_else(no_active)?.id;
+    if active == instance {
+        return Err(Error::cancelled("it is the active replica now, which the others are compared with"));
+    }
+    for id in [active, instance] {
+        if let Some(why) = world.away(id) {
+            return Err(Error::unavailable(format!("instance {id} cannot be asked: {why}")));
+        }
+    }
+    let capabilities = |id| world.capabilities.get(&id);
+    if capabilities(active).zip(capabilities(instance)).and_then(|(a, b)| common_form(a, b)).is_none() {
+        return Err(Error::unsupported(
+            "the drivers of both sides have no form of fingerprints in common, so that what they hold cannot be compared",
+        ));
+    }
+    let common = world.seen(active).zip(world.seen(instance)).and_then(|(a, b)| newest_common(a, b));
+    let point = common.ok_or_else(|| {
+        Error::conflict("both sides have no point in common yet; verify it once it has been synced")
+    })?;
+    Ok(vec![Step::Compare { source: active, instance, point: point.id }])
 }
 
 fn no_active() -> Error {

@@ -41,6 +41,8 @@ pub(crate) fn row(id: InstanceId, state: ReplicaState) -> Instance {
         part: Part::Whole,
         point: None,
         reason: None,
+        checked: None,
+        damage: None,
         reset_by_admin: false,
         created_at: Timestamp(0),
         scheduled_at: None,

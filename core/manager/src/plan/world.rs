@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use tandem_contract::{
-    AttachKind, Capabilities, Compatibility, Error, InstanceId, Observation, PointId, Transport,
+    AttachKind, Capabilities, Compatibility, Error, InstanceId, Observation, PointId, PointInfo, Transport,
 };
 
 use crate::draft::active_of;
@@ -90,4 +90,20 @@ impl World<'_> {
             None => Some("it was never placed".into()),
         }
     }
+}
+
+/// The newest point of the destination that the source has too; the fingerprint proves that both mean the same moment.
+pub(crate) fn newest_common(source: &Observation, dest: &Observation) -> Option<PointInfo> {
+    dest.points
+        .iter()
+        .rev()
+        .find(|p| source.points.iter().any(|s| s.id == p.id && s.fingerprint == p.fingerprint))
+        .cloned()
+}
+
+/// A form of fingerprints that both drivers take.
+pub(crate) fn common_form(source: &Capabilities, dest: &Capabilities) -> Option<String> {
+    let forms = |c: &Capabilities| c.replication.as_ref().map(|r| r.fingerprints.clone()).unwrap_or_default();
+    let theirs = forms(dest);
+    forms(source).into_iter().find(|form| theirs.contains(form))
 }

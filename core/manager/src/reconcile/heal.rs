@@ -162,7 +162,8 @@ async fn is_whole(core: &SharedCore, row: &Instance) -> bool {
 async fn admit(core: &SharedCore, row: &Instance, intent: Intent) -> Result<(), Denied> {
     let id: InstanceId = row.id;
     core.change(row.share_id, |draft| {
-        let busy = draft.unfinished().iter().any(|op| op.intent.concerns(id));
+        let busy =
+            draft.unfinished().iter().any(|op| op.intent.concerns(id) && !op.intent.gives_way_to(&intent));
         if !busy && draft.instance(id).is_some() {
             draft.admit(new_op(), intent.clone(), Vec::new(), None);
         }

@@ -5,6 +5,7 @@ mod backends;
 pub(crate) use backends::cx;
 mod heal;
 mod sync;
+mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub(crate) fn start(core: &SharedCore) {
     core.tasks.spawn(async move { sync::schedule(&one).await });
     let one = Arc::clone(core);
     core.tasks.spawn(async move { heal::rounds(&one).await });
+    let one = Arc::clone(core);
+    core.tasks.spawn(async move { verify::rounds(&one).await });
     let one = Arc::clone(core);
     core.tasks.spawn(async move { prune(&one).await });
 }

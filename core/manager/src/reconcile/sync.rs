@@ -144,7 +144,8 @@ async fn look(core: &SharedCore, reads: &Semaphore, share: ResourceId) -> Result
         } else if is_by_storage(core, follower) {
             judge_storage(core, follower, &active_report, own, rpo).await?;
         } else {
-            let strayed = has_strayed(follower, &own);
+            // One that was found damaged is not at the point that it says.
+            let strayed = has_strayed(follower, &own) || follower.damage.is_some();
             rests &= !strayed;
             judge(core, follower, &active_report, strayed, point, asked_at, rpo).await?;
         }
@@ -213,7 +214,7 @@ fn confirm(core: &SharedCore, replica: InstanceId, asked_at: Timestamp, rpo: Dur
 }
 
 /// Whether a replica is to be kept up to date.
-fn follows(row: &Instance) -> bool {
+pub(super) fn follows(row: &Instance) -> bool {
     row.status == InstanceStatus::Available
         && row.pool.is_some()
         && !row.fenced
@@ -224,7 +225,8 @@ fn follows(row: &Instance) -> bool {
 /// Whether an operation owns it now, or the whole share.
 fn is_busy(family: &Family, row: &Instance) -> bool {
     family.operations.iter().any(|op| match op.intent {
-        Intent::UpdateAccess => false,
+        // What gives way keeps nobody waiting.
+        Intent::UpdateAccess | Intent::Verify { .. } => false,
         _ => op.status != OpStatus::Done && op.intent.concerns(row.id),
     })
 }
@@ -374,7 +376,7 @@ async fn observed(
     core.change(row.share_id, |draft| {
         let Some(now) = draft.instance_mut(id) else { return Ok(()) };
         // Something happened since the look.
-        if now.replica_state != row.replica_state || now.status != row.status {
+        if now.replica_state != row.replica_state || now.status != row.status || now.damage != row.damage {
             return Ok(());
         }
         now.reason.clone_from(&reason);

@@ -147,12 +147,14 @@ impl Run {
     /// Looks at the instances that a plan depends on.
     async fn look(&self, intent: &Intent, family: &Family) -> HashMap<tandem_contract::InstanceId, Link> {
         let mut links = HashMap::new();
-        let (Intent::Sync { instance, .. } | Intent::Promote { instance, .. } | Intent::Fence { instance }) =
-            intent
+        let (Intent::Sync { instance, .. }
+        | Intent::Verify { instance, .. }
+        | Intent::Promote { instance, .. }
+        | Intent::Fence { instance }) = intent
         else {
             return links;
         };
-        let is_sync = matches!(intent, Intent::Sync { .. });
+        let is_sync = matches!(intent, Intent::Sync { .. } | Intent::Verify { .. });
         let active = crate::draft::active_of(&family.instances).map(|a| a.id);
         for row in family.instances.iter().filter(|i| i.id == *instance || Some(i.id) == active) {
             let link = match self.observe(row).await {

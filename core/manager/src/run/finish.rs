@@ -103,6 +103,7 @@ fn set(
             }
             vec![status(*instance, InstanceStatus::Available)]
         }
+        Intent::Verify { instance, .. } => super::verify::found(core, draft, *instance, ending, error),
         Intent::Fence { instance } => {
             if !done {
                 note(draft, *instance, false, reason);
@@ -154,7 +155,7 @@ pub(super) const fn status(instance: InstanceId, status: InstanceStatus) -> Effe
     Effect::Status { instance, status }
 }
 
-const fn state(instance: InstanceId, state: ReplicaState) -> Effect {
+pub(super) const fn state(instance: InstanceId, state: ReplicaState) -> Effect {
     Effect::ReplicaState { instance, state: Some(state) }
 }
 

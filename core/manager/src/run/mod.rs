@@ -7,6 +7,7 @@ mod migration;
 mod points;
 mod rules;
 mod steps;
+mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,6 +102,16 @@ async fn room(core: &SharedCore, replica: InstanceId) -> Option<OwnedSemaphorePe
 
 /// Carries one operation on, and gives its place in the queue back.
 async fn one(core: &SharedCore, claim: Claim) {
+    let _check = if claim.verify {
+        tokio::select! {
+            biased;
+            () = core.stop.cancelled() => return,
+            () = claim.cancel.cancelled() => None,
+            permit = Arc::clone(&core.checks).acquire_owned() => permit.ok(),
+        }
+    } else {
+        None
+    };
     let _permit = match claim.sync {
         Some(instance) => {
             tokio::select! {

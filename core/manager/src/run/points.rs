@@ -16,7 +16,7 @@ use super::steps::{Done, Scene, set_exports};
 use crate::chores::Chore;
 use crate::model::{Instance, InstanceStatus, Intent, Operation, Part, PointRecord};
 use crate::oplog::Event;
-use crate::plan::Step;
+use crate::plan::{Step, newest_common};
 
 /// Between two looks at storage that replicates by itself.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -85,10 +85,15 @@ impl Run {
             self.ask(&to_backend, DiscardPartial { instance: dest }).await?;
             resume = None;
         }
-        let from = newest_common(&here, &at_dest);
+        // Nothing is built upon what is damaged.
+        let from = newest_common(&here, &at_dest).filter(|_| dest_row.damage.is_none());
         let had = dest_row.point.is_some() || !at_dest.points.is_empty();
-        let remark = (from.is_none() && had)
-            .then(|| "no point in common any more: everything was carried again".to_owned());
+        let remark = (from.is_none() && had).then(|| match &dest_row.damage {
+            Some(damage) => {
+                format!("everything was carried again, since a content check had found: {damage}")
+            }
+            None => "no point in common any more: everything was carried again".to_owned(),
+        });
         let format =
             common_format(from_backend.capabilities(), to_backend.capabilities()).ok_or_else(|| {
                 Error::unsupported(format!(
@@ -203,7 +208,9 @@ impl Run {
             _ => None,
         });
         let planned = steps.flatten().filter_map(|s| match s {
-            Step::MakePoint { point, .. } | Step::Transfer { point, .. } => Some(point),
+            Step::MakePoint { point, .. } | Step::Transfer { point, .. } | Step::Compare { point, .. } => {
+                Some(point)
+            }
             _ => None,
         });
         Ok(asked.into_iter().chain(planned).collect())
@@ -297,15 +304,6 @@ pub(super) fn there(seen: Option<Observation>, id: InstanceId) -> Result<Observa
     seen.ok_or_else(|| Error::not_found(format!("the storage of instance {id} is gone")))
 }
 
-/// The newest point of the destination that the source has too; the fingerprint proves that both mean the same moment.
-fn newest_common(source: &Observation, dest: &Observation) -> Option<PointInfo> {
-    dest.points
-        .iter()
-        .rev()
-        .find(|p| source.points.iter().any(|s| s.id == p.id && s.fingerprint == p.fingerprint))
-        .cloned()
-}
-
 /// The newest point in common of each two.
 fn in_common<'a>(seen: impl Iterator<Item = &'a Observation>) -> BTreeSet<PointId> {
     let seen: Vec<&Observation> = seen.collect();
@@ -360,6 +358,7 @@ fn arrived(
             if let Some(row) = draft.instance_mut(dest) {
                 row.point = Some(record.clone());
                 row.epoch = epoch;
+                row.damage = None;
             }
             Vec::new()
         }),

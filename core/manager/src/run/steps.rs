@@ -181,6 +181,9 @@ impl Run {
             Step::Transfer { source, instance, point } => {
                 self.transfer(&scene, *source, *instance, *point).await
             }
+            Step::Compare { source, instance, point } => {
+                self.compare(&scene, *source, *instance, *point).await
+            }
             Step::ReleasePoints => self.release_points(&scene).await,
             Step::AwaitUpToDate { instance } => self.await_up_to_date(&scene, *instance).await,
             Step::Quiesce { instance, wait_seconds } => {
