@@ -200,7 +200,7 @@ pub struct PointRecord {
 /// A content check that found a replica equal to the active instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checked {
-    /// When it ended.
+    /// When it began: what rots after it was read is not seen.
     pub at: Timestamp,
     /// The point at which both were compared.
     pub point: PointId,

@@ -14,6 +14,7 @@ use tandem_host::CallContext;
 use super::execute::Run;
 use super::finish::state;
 use super::steps::{Done, Scene};
+use crate::clock::Timestamp;
 use crate::core::Core;
 use crate::draft::{Draft, active_of};
 use crate::model::{Checked, Instance};
@@ -51,7 +52,7 @@ impl Run {
         };
         let (one, other) = self.moving(both).await?;
         match judge(&one, &other) {
-            None => Ok(equal(scene, source, dest, point)),
+            None => Ok(equal(scene, source, dest, point, self.started_at)),
             Some(damage) => {
                 if damage.side != ACTIVE {
                     // A partial increment builds upon what is damaged: what is carried next begins anew.
@@ -140,8 +141,8 @@ impl Damage {
     }
 }
 
-/// The rows of a check that found both equal.
-fn equal(scene: &Scene, active: InstanceId, replica: InstanceId, point: PointId) -> Done {
+/// The rows of a check, begun at that time, that found both equal: what rots after it was read was not seen.
+fn equal(scene: &Scene, active: InstanceId, replica: InstanceId, point: PointId, at: Timestamp) -> Done {
     let known = |row: &Instance| row.point.clone().filter(|p| p.info.id == point);
     let record = scene
         .share
@@ -151,7 +152,6 @@ fn equal(scene: &Scene, active: InstanceId, replica: InstanceId, point: PointId)
         .cloned()
         .or_else(|| scene.family.instances.iter().find_map(known));
     Done::with(move |draft| {
-        let now = draft.now;
         for id in [active, replica] {
             if let Some(row) = draft.instance_mut(id) {
                 if row.damage.take().is_some() {
@@ -159,7 +159,7 @@ fn equal(scene: &Scene, active: InstanceId, replica: InstanceId, point: PointId)
                 }
                 if id == replica {
                     let made_at = record.as_ref().map(|p| p.made_at);
-                    row.checked = Some(Checked { at: now, point, made_at });
+                    row.checked = Some(Checked { at, point, made_at });
                 }
             }
         }
