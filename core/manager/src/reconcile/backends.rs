@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_contract::{EnsureInstance, Error, ErrorKind, ListInstances, OpId, Pools};
+use tandem_contract::{EnsureInstance, Error, ErrorKind, ListInstances, OpId, Pools, ReplicaState};
 use tandem_host::CallContext;
 use uuid::Uuid;
 
@@ -124,6 +124,12 @@ async fn ensure(core: &SharedCore, slot: &Arc<Slot>, row: &Instance) -> Result<(
     let family = core.store.family(row.share_id).await.map_err(|e| Error::unavailable(e.to_string()))?;
     let now = family.instances.iter().find(|i| i.id == row.id);
     if let (Some(share), Some(row)) = (&family.share, now.filter(|row| is_served(row))) {
+        // A promotion that has raised the epoch is on its way past this one: whether it serves is for a repair to say,
+        // which waits for the promotion. A driver that took the new epoch from us would serve beside the new side.
+        if row.replica_state == Some(ReplicaState::Active) && row.epoch < share.epoch {
+            core.board.chores.note(Chore::Repair(row.id), core.clock.now());
+            return Ok(());
+        }
         let call = EnsureInstance { instance: row.id, epoch: share.epoch };
         let served = backend.call(&cx(core), call).await?.into_inner();
         // Rows are changed by operations only: users are told where it is by a repair.
