@@ -223,8 +223,13 @@ impl Run {
                 let backend = self.core.backends.of(scene.row(*instance)?).await?;
                 let size_bytes = size_gb.saturating_mul(GIB);
                 let verb = ResizeInstance { instance: *instance, epoch: scene.share.epoch, size_bytes };
-                let info = self.ask(&backend, verb).await?.into_inner();
-                Ok(served(*instance, info, &scene.share))
+                self.ask(&backend, verb).await?;
+                // Where it is reached stays. One whose epoch is not confirmed yet after an absence would say: nowhere.
+                let (id, epoch) = (*instance, scene.share.epoch);
+                Ok(Done::with(move |draft| {
+                    confirm(draft, id, epoch);
+                    Vec::new()
+                }))
             }
             Step::DeleteInstance { instance } => {
                 let Some(backend) = self.placed(&scene, *instance).await? else { return Ok(Done::nothing()) };
@@ -630,11 +635,16 @@ pub(super) fn served(id: InstanceId, info: InstanceInfo, share: &Share) -> Done 
     let epoch = share.epoch;
     Done::with(move |draft| {
         set_exports(draft, id, &info);
-        if let Some(row) = draft.instance_mut(id) {
-            row.epoch = if row.part == Part::Incoming { epoch.next() } else { epoch };
-        }
+        confirm(draft, id, epoch);
         Vec::new()
     })
+}
+
+/// The instance has taken a call at this epoch of its share.
+fn confirm(draft: &mut Draft, id: InstanceId, epoch: Epoch) {
+    if let Some(row) = draft.instance_mut(id) {
+        row.epoch = if row.part == Part::Incoming { epoch.next() } else { epoch };
+    }
 }
 
 /// The rows that follow from a removal that the instance's row outlives.
