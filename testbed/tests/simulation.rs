@@ -108,6 +108,7 @@ const FAILED_ONCE: &[u64] = &[
     197,   // a replica kept the size of growth that had failed, and was promoted
     249,   // the same
     387,   // an instance was not served again
+    2071,  // a change of size took away where the share is reached
     10107, // a promotion was undone although the new side, which had taken writes, could not be asked
 ];
 /// How many random runs there are, unless `SIM_RUNS` says otherwise.
