@@ -260,7 +260,7 @@ pub struct VerifySettings {
     /// Between two checks of a replica: `30d`, `12h`, `90m`, or `off`.
     #[serde(deserialize_with = "interval")]
     pub interval: Option<std::time::Duration>,
-    /// Bytes that a check reads a second on each side, at most; unlimited when absent.
+    /// Bytes that a check reads a second on each side, at most; 50 MB/s when absent.
     pub bandwidth: Option<u64>,
     /// Checks that run at once.
     pub concurrent: usize,
@@ -269,7 +269,8 @@ pub struct VerifySettings {
 impl Default for VerifySettings {
     fn default() -> Self {
         Self {
-            interval: Some(std::time::Duration::from_secs(30 * 24 * 3600)),
+            // Reading everything costs what the operator should have asked for.
+            interval: None,
             bandwidth: Some(50_000_000),
             concurrent: 1,
         }

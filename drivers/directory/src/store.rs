@@ -431,6 +431,10 @@ impl Instance {
 
     /// What a killed call left behind is finished or removed.
     fn recover(&mut self) -> Result<()> {
+        if self.meta.deleting {
+            // Any part of it may be gone, and the rest goes.
+            return Ok(());
+        }
         let next = self.dir.join("versions").join((self.meta.version + 1).to_string());
         // A transfer that was complete but not yet recorded goes back to where the next one finds it.
         if next.join("header").exists() && !self.incoming().exists() {

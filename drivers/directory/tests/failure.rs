@@ -167,6 +167,8 @@ async fn leftovers_of_making_and_deleting_are_seen_and_removed() {
     let meta = dir.path().join(format!("instances/{}/meta.json", share.instance));
     let text = fs::read_to_string(&meta).unwrap().replace("\"deleting\": false", "\"deleting\": true");
     fs::write(&meta, text).unwrap();
+    fs::remove_dir_all(meta.with_file_name("points")).unwrap();
+    fs::remove_dir_all(meta.with_file_name("versions")).unwrap();
     assert!(matches!(backend.observe(share.instance).await.unwrap().health, Health::Failed { .. }));
     let ensure = EnsureInstance { instance: share.instance, epoch: Epoch(1) };
     assert_eq!(backend.call(ensure).await.unwrap_err().kind, ErrorKind::Conflict);

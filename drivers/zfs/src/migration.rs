@@ -447,6 +447,11 @@ impl Inner {
         let source = &mut locked.image;
         source.meta.clone().see(spec.epoch)?;
         if moving(source, spec).is_err() {
+            // A first call may have ended before users were served again.
+            if source.meta.role == Role::Active {
+                self.serve(cx, source).await?;
+                self.forget_moves(cx, source).await?;
+            }
             return Ok(Outcome::Unchanged(()));
         }
         // The source is fenced before the destination is active; until then it need not be there.

@@ -218,11 +218,20 @@ pub(super) fn fence(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>
     if world.instance(instance).is_none_or(|i| !i.unfenced || i.replica_state == Some(ReplicaState::Active)) {
         return Err(Error::cancelled("it was promoted, fenced or removed meanwhile"));
     }
-    if let Some(old) = world.active()
+    let waiting = world.active().filter(|old| holds_back(world.instances, old) == Some(instance));
+    if let Some(old) = waiting
+        && (world.seen(instance).is_none() || world.seen(old.id).is_none())
+    {
+        // One of them serves, and which one only both can tell: fenced, what its users wrote would be given up.
+        return Err(Error::unavailable(format!(
+            "instances {instance} and {} must both be seen first",
+            old.id
+        )));
+    }
+    if let Some(old) = waiting
         && let (Some(own), Some(left)) = (world.seen(instance), world.seen(old.id))
         && own.role == Role::Active
         && left.role != Role::Active
-        && holds_back(world.instances, old) == Some(instance)
     {
         // Its promotion had come to pass, and only the answer was lost: it holds what its users wrote since.
         let mut steps = vec![
@@ -236,8 +245,8 @@ pub(super) fn fence(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>
         }
         return Ok(steps);
     }
-    // What never became active holds nothing of its own, and goes on following.
-    let follows = world.seen(instance).is_some_and(|own| own.role == Role::Secondary);
+    // What was promoted and never became active holds nothing of its own, and goes on following.
+    let follows = waiting.is_some() && world.seen(instance).is_some_and(|own| own.role == Role::Secondary);
     let to = if follows { Demotion::Secondary } else { Demotion::Fenced };
     let mut steps = vec![Step::Demote { instance, to }];
     if world.active().is_some_and(|a| !world.by_storage(a.id)) {

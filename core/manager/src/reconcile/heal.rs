@@ -46,7 +46,8 @@ async fn round(core: &SharedCore) -> Result<(), Denied> {
     rows.dedup_by_key(|r| r.id);
     for row in rows {
         let deleting = matches!(row.status, InstanceStatus::Deleting | InstanceStatus::ErrorDeleting);
-        if !row.reset_by_admin && !deleting && is_whole(core, &row).await {
+        // What was gone past and not yet fenced holds what nobody else may have: it is for the fence to say what it becomes.
+        if !row.reset_by_admin && !row.unfenced && !deleting && is_whole(core, &row).await {
             admit(core, &row, Intent::Repair { instance: row.id }).await?;
         }
     }

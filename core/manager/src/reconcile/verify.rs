@@ -10,11 +10,11 @@ use crate::clock::Timestamp;
 use crate::core::SharedCore;
 use crate::denied::Denied;
 use crate::draft::active_of;
-use crate::model::{Instance, OpStatus};
+use crate::model::{Instance, OpStatus, Operation};
 use crate::plan::common_form;
 use crate::reconcile::sync::follows;
 use crate::run::paused;
-use crate::store::InstanceQuery;
+use crate::store::{InstanceQuery, OperationQuery};
 
 /// Rows read at once.
 const PAGE: u64 = 500;
@@ -40,10 +40,17 @@ async fn round(core: &SharedCore, interval: Duration) -> Result<(), Denied> {
         let Some(row) = core.store.instance(id).await?.filter(|row| is_due(core, row, interval)) else {
             continue;
         };
-        if !can_be_checked(core, &row).await? {
+        if was_tried(core, &row, interval).await? || !can_be_checked(core, &row).await? {
             continue;
         }
-        let op = core.change(row.share_id, |draft| admit_verify(draft, id, None)).await?;
+        let op = match core.change(row.share_id, |draft| admit_verify(draft, id, None)).await {
+            Ok(op) => op,
+            // It was promoted or removed meanwhile.
+            Err(denied) => {
+                tracing::debug!(instance = %id, %denied, "A replica is not checked now.");
+                continue;
+            }
+        };
         while core.store.operation(op.id).await?.is_some_and(|op| !op.status.is_finished()) {
             if paused(core, LOOK).await {
                 return Ok(());
@@ -51,6 +58,16 @@ async fn round(core: &SharedCore, interval: Duration) -> Result<(), Denied> {
         }
     }
     Ok(())
+}
+
+/// Whether a check within the interval came to its end, however it ended: what it found is told, and is not read again
+/// before its time.
+async fn was_tried(core: &SharedCore, row: &Instance, interval: Duration) -> Result<bool, Denied> {
+    let query =
+        OperationQuery { instance: Some(row.id), kind: Some("verify".into()), ..OperationQuery::default() };
+    let ended = |op: &Operation| matches!(op.status, OpStatus::Done | OpStatus::Failed);
+    let soon = |op: &Operation| op.updated_at.plus(interval) > core.clock.now();
+    Ok(core.store.operations(&query).await?.iter().any(|op| ended(op) && soon(op)))
 }
 
 /// Replicas that were not checked for an interval, the longest first.

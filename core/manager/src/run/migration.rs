@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tandem_contract::{
-    DemoteReplica, Demotion, Detach, Error, ErrorKind, ExportLocation, GetEndpoint, InstanceId, InstanceInfo,
-    MigrationCancel, MigrationCheckCompatibility, MigrationComplete, MigrationContinue, MigrationRelease,
-    MigrationSpec, MigrationStart, PrepareDestination, Progress, ReplicaState, ResourceKind, Retry, Role,
-    Style,
+    DemoteReplica, Demotion, Detach, EnsureInstance, Error, ErrorKind, ExportLocation, GetEndpoint,
+    InstanceId, InstanceInfo, MigrationCancel, MigrationCheckCompatibility, MigrationComplete,
+    MigrationContinue, MigrationRelease, MigrationSpec, MigrationStart, PrepareDestination, Progress,
+    ReplicaState, ResourceKind, Retry, Role, Style,
 };
 use tandem_host::Backend;
 
@@ -16,6 +16,7 @@ use super::execute::Run;
 use super::finish::{note, status};
 use super::steps::{Done, Scene, served};
 use crate::admission::new_op;
+use crate::chores::Chore;
 use crate::core::Core;
 use crate::draft::Draft;
 use crate::model::{
@@ -282,7 +283,10 @@ impl Run {
         let exports = match answer {
             Ok(exports) => exports,
             Err(error) => match self.observe(scene.row(instance)?).await {
-                Ok(Some(seen)) if seen.role == Role::Active => seen.exports,
+                Ok(Some(seen)) if seen.role == Role::Active && !seen.exports.is_empty() => seen.exports,
+                Ok(Some(seen)) if seen.role == Role::Active => {
+                    self.serve_destination(scene, instance).await?
+                }
                 // It is tried again; so it is at the next start where the server stops.
                 _ if self.core.stop.is_cancelled() => return Err(error),
                 _ if error.retry == Retry::Safe && !self.cancelled() => return Err(error),
@@ -291,6 +295,25 @@ impl Run {
         };
         let info = InstanceInfo { exports, ..InstanceInfo::default() };
         Ok(served(instance, info, &scene.share))
+    }
+
+    /// Serves what has switched and did not come to serving its users. Where that fails, a repair does it: the switch has
+    /// happened.
+    async fn serve_destination(
+        &self,
+        scene: &Scene,
+        instance: InstanceId,
+    ) -> Result<Vec<ExportLocation>, Error> {
+        let row = scene.row(instance)?;
+        let backend = self.core.backends.of(row).await?;
+        match self.ask(&backend, EnsureInstance { instance, epoch: scene.epoch_of(row) }).await {
+            Ok(served) => Ok(served.into_inner().exports),
+            Err(error) => {
+                tracing::warn!(%instance, %error, "What has switched is not served yet.");
+                self.core.board.chores.note(Chore::Repair(instance), self.core.clock.now());
+                Ok(Vec::new())
+            }
+        }
     }
 
     async fn complete(

@@ -54,9 +54,10 @@ impl Run {
         match judge(&one, &other) {
             None => Ok(equal(scene, source, dest, point, self.started_at)),
             Some(damage) => {
-                if damage.side != ACTIVE {
-                    // A partial increment builds upon what is damaged: what is carried next begins anew.
-                    self.ask(&there, DiscardPartial { instance: dest }).await?;
+                if damage.side == REPLICA {
+                    // A partial increment builds upon what is damaged: what is carried next begins anew. Best effort: a
+                    // transfer refuses to go on from another base, and what was found must not be lost.
+                    let _ = self.ask(&there, DiscardPartial { instance: dest }).await;
                 }
                 Err(damage.error(source, dest, point))
             }
@@ -130,7 +131,7 @@ impl Damage {
             ),
             BOTH => format!(
                 "the active instance {active} and replica {replica} are both damaged at point {point}: {what}; write \
-                 the damaged files anew"
+                 the damaged files anew, perhaps from the other side, then ask for a resync"
             ),
             _ => format!(
                 "replica {replica} does not hold what the active instance {active} holds at point {point}: {what}; \
@@ -184,7 +185,9 @@ pub(super) fn found(
         row.damage = Some(error.message.clone());
         row.reason = Some(error.message.clone());
     }
-    let Some(row) = draft.instance_mut(replica).filter(|row| side != ACTIVE && Some(row.id) != active) else {
+    // Where both are damaged, the replica may hold the only good copy of what the active one lost: it is kept.
+    let Some(row) = draft.instance_mut(replica).filter(|row| side == REPLICA && Some(row.id) != active)
+    else {
         return Vec::new();
     };
     row.damage = Some(error.message.clone());
