@@ -118,6 +118,11 @@ impl Draft {
         self.limits.get(key).copied().unwrap_or(-1)
     }
 
+    /// Takes the share's row along: of two such changes at one moment one is done after the other.
+    pub fn touch(&mut self) {
+        self.touched = true;
+    }
+
     /// Admits an operation: its row, its first event, and the statuses it sets, in one. Taking the share's row along
     /// makes two admissions for one share exclude each other.
     pub fn admit(
@@ -148,7 +153,7 @@ impl Draft {
             created_at: self.now,
             updated_at: self.now,
         };
-        self.touched = true;
+        self.touch();
         for check in self.unfinished().iter().filter(|op| op.intent.gives_way_to(&intent)) {
             self.request_cancel(check);
         }

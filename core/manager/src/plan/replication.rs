@@ -249,6 +249,10 @@ pub(super) fn fence(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>
     let follows = waiting.is_some() && world.seen(instance).is_some_and(|own| own.role == Role::Secondary);
     let to = if follows { Demotion::Secondary } else { Demotion::Fenced };
     let mut steps = vec![Step::Demote { instance, to }];
+    if follows {
+        // Rules that changed while it could not be asked.
+        steps.push(Step::ApplyAccess { instance });
+    }
     if world.active().is_some_and(|a| !world.by_storage(a.id)) {
         // Now that it can be asked, it is known what it has in common with the others.
         steps.push(Step::ReleasePoints);

@@ -213,6 +213,8 @@ fn release_later(core: &Core, draft: &Draft, more: Option<PointId>, leaves: Opti
 }
 
 fn return_replica(draft: &mut Draft) {
+    // A change of size that is admitted at this moment counts this replica, or does not: not half.
+    draft.touch();
     // Growth that is on its way was paid for by every instance when it was admitted.
     let growing = draft.resizing().filter(|(from_gb, to_gb)| to_gb > from_gb).map(|(_, to_gb)| to_gb);
     let size = growing.or(draft.share.as_ref().map(|s| s.size_gb)).unwrap_or(0);
