@@ -313,6 +313,8 @@ impl Inner {
             .retry(Retry::AfterOperator));
         };
         tool::zfs(cx, &name, &["load-key", "-L", &location, &name]).await?;
+        // What arrives raw asks for its key at a prompt, which nobody answers after a boot.
+        tool::zfs(cx, &name, &["set", &format!("keylocation={location}"), &name]).await?;
         there.refresh(cx, dest).await
     }
 
@@ -341,6 +343,8 @@ impl Inner {
         let switched = dest.meta.role == Role::Active;
         if !switched {
             self.last_rounds(cx, &there, source, dest, spec).await?;
+            // What cannot be mounted is not switched to; after a power cut its key is not there any more.
+            self.unlock(cx, &there, source, dest).await?;
             dest.meta.role = Role::Active;
             dest.meta.version = FIRST;
             dest.meta.read_only = source.meta.read_only;

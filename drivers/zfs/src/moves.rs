@@ -1,7 +1,7 @@
 //! What migrations put on a pool, and what is theirs to remove: snapshots, holds and bookmarks of their own, and copies.
 
 use tandem_sdk::contract::Role;
-use tandem_sdk::{InstanceId, OpContext, Result};
+use tandem_sdk::{ErrorKind, InstanceId, OpContext, Result};
 
 use crate::image::{self, Found, Image, Version};
 use crate::stream::{tolerate, tolerate_gone};
@@ -45,7 +45,14 @@ impl Inner {
             .await?;
         }
         for mark in version.moves.iter().filter(|mark| which(mark)) {
-            self.destroy_snapshot(cx, &format!("{}@{}", version.name, mark.short), mark.held).await?;
+            let snapshot = format!("{}@{}", version.name, mark.short);
+            match self.destroy_snapshot(cx, &snapshot, mark.held).await {
+                // Somebody reads it, such as a backup of the newest snapshot: it goes at a later call.
+                Err(error) if error.kind == ErrorKind::Busy => {
+                    tracing::info!(snapshot, "A snapshot of a migration is in use; it goes later.");
+                }
+                other => other?,
+            }
         }
         Ok(())
     }
