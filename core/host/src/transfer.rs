@@ -74,11 +74,11 @@ pub async fn transfer(
                 }
                 Err(_) => ends(receiving, &receive_cx).await,
             };
-            return conclude(sent, received, Side::Sends);
+            return conclude(sent, received, Side::Sends, cx.cancel.is_cancelled());
         }
         received = &mut receiving => (ends(sending, &send_cx).await, received),
     };
-    conclude(sent, received, Side::Receives)
+    conclude(sent, received, Side::Receives, cx.cancel.is_cancelled())
 }
 
 /// Awaits a side after the other has ended, and cancels it when it does not notice.
@@ -96,6 +96,7 @@ fn conclude(
     sent: Result<TransferReport>,
     received: Result<Outcome<TransferReport>>,
     first: Side,
+    cancelled: bool,
 ) -> Result<Transferred> {
     match (sent, received) {
         (Ok(sent), Ok(received)) => Ok(Transferred { sent, received }),
@@ -105,7 +106,7 @@ fn conclude(
             Ok(Transferred { sent: TransferReport::default(), received })
         }
         (Ok(_), Err(e)) => Err(e),
-        (Err(sent), Err(received)) => Err(root_cause(sent, received, first)),
+        (Err(sent), Err(received)) => Err(root_cause(sent, received, first, cancelled)),
     }
 }
 
@@ -115,10 +116,12 @@ enum Side {
     Receives,
 }
 
-/// Which of two errors explains the other: the one that says most, and of equals the first.
-fn root_cause(sent: Error, received: Error, first: Side) -> Error {
+/// Which of two errors explains the other: the one that says most, and of equals the first. A cancel that was asked for
+/// explains the broken pipe at the other side; one that we made, because a side had ended, explains nothing.
+fn root_cause(sent: Error, received: Error, first: Side, cancelled: bool) -> Error {
     let tells = |e: &Error| match e.kind {
         ErrorKind::Unavailable => 1,
+        ErrorKind::Cancelled if cancelled => 3,
         ErrorKind::Cancelled => 0,
         _ => 2,
     };
@@ -166,10 +169,17 @@ mod tests {
     fn the_broken_pipe_is_not_the_root_cause() {
         let epipe = || Error::unavailable("the reader went away");
         let full = || Error::out_of_space("the pool is full");
-        assert_eq!(root_cause(epipe(), full(), Side::Sends).kind, ErrorKind::OutOfSpace);
-        assert_eq!(root_cause(full(), epipe(), Side::Receives).kind, ErrorKind::OutOfSpace);
-        assert_eq!(root_cause(epipe(), Error::unavailable("cut"), Side::Receives).message, "cut");
-        assert_eq!(root_cause(Error::cancelled("told"), epipe(), Side::Sends).kind, ErrorKind::Unavailable);
+        assert_eq!(root_cause(epipe(), full(), Side::Sends, false).kind, ErrorKind::OutOfSpace);
+        assert_eq!(root_cause(full(), epipe(), Side::Receives, false).kind, ErrorKind::OutOfSpace);
+        assert_eq!(root_cause(epipe(), Error::unavailable("cut"), Side::Receives, false).message, "cut");
+        assert_eq!(
+            root_cause(Error::cancelled("told"), epipe(), Side::Sends, false).kind,
+            ErrorKind::Unavailable
+        );
+        assert_eq!(
+            root_cause(epipe(), Error::cancelled("asked"), Side::Sends, true).kind,
+            ErrorKind::Cancelled
+        );
     }
 
     #[test]
@@ -178,6 +188,7 @@ mod tests {
             Err(Error::unavailable("the reader went away")),
             Ok(Outcome::Unchanged(TransferReport::default())),
             Side::Receives,
+            false,
         );
         assert!(done.is_ok());
     }
