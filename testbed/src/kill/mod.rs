@@ -11,8 +11,11 @@ pub mod pools;
 pub mod storm;
 pub mod transfer;
 
-use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use std::{fmt, fs};
 
 use serde_json::json;
 
@@ -77,18 +80,18 @@ impl Kind {
             Self::CreateShare => lab.api.create_share(&lab.share_type, lab::HERE).map(drop),
             Self::CreateReplica => lab.api.create_replica(lab.share(), lab::THERE).map(drop),
             Self::Sync if lab.beneath == Beneath::Zfs => {
-                lab.write(&lab.api.export(lab.active())?.ok_or(Gone)?, "changed");
+                lab.write(&reached(lab)?, "changed");
                 lab.api.act(lab.replica(), "resync")
             }
             Self::Sync => Ok(()),
             Self::Promote => {
-                lab.write(&lab.api.export(lab.active())?.ok_or(Gone)?, "last word");
+                lab.write(&reached(lab)?, "last word");
                 lab.api.act(lab.replica(), "promote")
             }
             Self::DeleteReplica => lab.api.delete_replica(lab.replica()),
             Self::DeleteShare => lab.api.delete_share(lab.share()),
             Self::Migrate | Self::Assist => {
-                lab.write(&lab.api.export(lab.active())?.ok_or(Gone)?, "last word");
+                lab.write(&reached(lab)?, "last word");
                 let body = json!({"migrate_share": {"host": other_pool(lab)?, "force_host_copy": self == Self::Migrate}});
                 let (status, said) = lab.api.share_action(lab.share(), "2.7", true, &body)?;
                 assert_eq!(status, 202, "{said}");
@@ -157,5 +160,18 @@ impl fmt::Display for Table {
         }
         let good = rows.iter().filter(|row| row.outcome.is_ok()).count();
         write!(f, "{good} of {} kill points recover", rows.len())
+    }
+}
+
+/// Where users reach the active instance, once they do: a path whose pool is not mounted yet takes what is written to it
+/// as well, and nobody sees that again.
+fn reached(lab: &Lab) -> Answered<PathBuf> {
+    loop {
+        let export = lab.api.export(lab.active())?.ok_or(Gone)?;
+        let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+        if lab.beneath != Beneath::Zfs || device(&export) != export.parent().and_then(device) {
+            return Ok(export);
+        }
+        std::thread::sleep(Duration::from_millis(25));
     }
 }
