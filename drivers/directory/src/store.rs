@@ -466,7 +466,6 @@ impl Instance {
         if self.meta.role == Role::Secondary {
             mirror::remove_path(&self.dir.join("points").join(KNOWN), &|| false)
                 .map_err(|e| from_mirror(&e))?;
-            self.prune_points()?;
         }
         mirror::remove_path(&self.version_dir().join("header"), &|| false).map_err(|e| from_mirror(&e))
     }

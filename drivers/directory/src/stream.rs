@@ -70,7 +70,6 @@ fn discard(instance: &Instance, cx: &OpContext) -> Result<()> {
     mirror::remove_path(&instance.incoming(), &|| cx.is_cancelled()).map_err(|e| from_mirror(&e))
 }
 
-/// Tells the manager how far the copying library is.
 /// Progress of a copy, as the call's own.
 pub(crate) fn tell(cx: &OpContext) -> impl Fn(Step<'_>) + Sync + '_ {
     |step| {
@@ -416,5 +415,6 @@ fn install(instance: &mut Instance, spec: &ReceiveSpec, cx: &OpContext) -> Resul
     instance.save()?;
     instance.serve()?;
     // The log of an increment tells the next one what the version before this one still has in common with it.
-    instance.end_transfer(spec.from.is_some())
+    instance.end_transfer(spec.from.is_some())?;
+    instance.prune_points()
 }

@@ -238,18 +238,7 @@ async fn a_cancel_leaves_nothing_even_with_the_destination_gone() {
     fs::write(scene.here().join("b"), b"writable").unwrap();
 
     // Never cancelled: the next start does away with it, once what it went to is no more.
-    let source = InstanceSpec {
-        instance: scene.spec.source,
-        resource: scene.spec.resource,
-        kind: ResourceKind::Share,
-        pool: "alpha".into(),
-        size_bytes: 1 << 30,
-        protocol: "NFS".into(),
-        epoch: Epoch(1),
-        replication: None,
-        options: Default::default(),
-    };
-    let spec = Move::destination(&scene.beta, &source).await;
+    let spec = Move::destination(&scene.beta, &scene.source).await;
     let scene = Move { spec, ..scene };
     scene.start().await;
     first_phase(&scene).await;
@@ -257,7 +246,7 @@ async fn a_cancel_leaves_nothing_even_with_the_destination_gone() {
     // As a server leaves it that dies while writers are held back.
     let dataset = format!("{}/{}", scene.alpha.dataset, scene.spec.source);
     zfs(&["set", "tandem:quiesced=yes", "readonly=on", &dataset]);
-    let scene = Move { spec: Move::destination(&scene.beta, &source).await, ..scene };
+    let scene = Move { spec: Move::destination(&scene.beta, &scene.source).await, ..scene };
     scene.start().await;
     fs::write(scene.here().join("c"), b"writable").unwrap();
     first_phase(&scene).await;
@@ -292,17 +281,6 @@ async fn what_somebody_made_of_the_destination_is_named() {
 /// Calls that are dropped after ever longer times, on the way to a switch or back from it.
 async fn a_migration_that_is_dropped_anywhere_is_whole_on_one_side() {
     let mut scene = Move::new("dropped", &[], &[]).await;
-    let source = InstanceSpec {
-        instance: scene.spec.source,
-        resource: scene.spec.resource,
-        kind: ResourceKind::Share,
-        pool: "alpha".into(),
-        size_bytes: 1 << 30,
-        protocol: "NFS".into(),
-        epoch: Epoch(1),
-        replication: None,
-        options: Default::default(),
-    };
     let tries = if std::env::var_os("TANDEM_LONG").is_some() { 60 } else { 4 };
     for turn in 0..tries {
         fs::write(scene.here().join("content"), noise(turn, 3_000_000)).unwrap();
@@ -330,7 +308,7 @@ async fn a_migration_that_is_dropped_anywhere_is_whole_on_one_side() {
         }
         scene.beta.call(DeleteInstance { instance: scene.spec.destination }).await.unwrap();
         scene.no_traces();
-        scene.spec = Move::destination(&scene.beta, &source).await;
+        scene.spec = Move::destination(&scene.beta, &scene.source).await;
     }
     scene.remove().await;
 }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use tandem_contract::{
-    AttachKind, Capabilities, Compatibility, Error, InstanceId, Observation, PointId, PointInfo, Transport,
+    AttachKind, Capabilities, Compatibility, Error, InstanceId, Observation, PointId, PointInfo,
+    ReplicationCapability, Transport,
 };
 
 use crate::draft::active_of;
@@ -59,7 +60,7 @@ impl World<'_> {
 
     /// Whether the storage of this instance replicates by itself.
     pub fn by_storage(&self, id: InstanceId) -> bool {
-        matches!(self.transport(id), Some(Transport::Storage { .. }))
+        self.capabilities.get(&id).is_some_and(by_storage)
     }
 
     /// Whether its driver can serve one to nobody that does not replicate: storage that replicates by itself has no roles
@@ -101,9 +102,31 @@ pub(crate) fn newest_common(source: &Observation, dest: &Observation) -> Option<
         .cloned()
 }
 
+/// Whether storage of this kind replicates by itself.
+pub(crate) fn by_storage(capabilities: &Capabilities) -> bool {
+    capabilities.replication.as_ref().is_some_and(|r| matches!(r.transport, Transport::Storage { .. }))
+}
+
 /// A form of fingerprints that both drivers take.
 pub(crate) fn common_form(source: &Capabilities, dest: &Capabilities) -> Option<String> {
-    let forms = |c: &Capabilities| c.replication.as_ref().map(|r| r.fingerprints.clone()).unwrap_or_default();
-    let theirs = forms(dest);
-    forms(source).into_iter().find(|form| theirs.contains(form))
+    first_common(source, dest, |r| r.fingerprints.clone())
+}
+
+/// A format of streams that both drivers speak.
+pub(crate) fn common_format(source: &Capabilities, dest: &Capabilities) -> Option<String> {
+    first_common(source, dest, |r| match &r.transport {
+        Transport::Streamed { formats, .. } => formats.clone(),
+        _ => Vec::new(),
+    })
+}
+
+/// The first word of the source's that is the destination's as well.
+fn first_common(
+    source: &Capabilities,
+    dest: &Capabilities,
+    words: impl Fn(&ReplicationCapability) -> Vec<String>,
+) -> Option<String> {
+    let of = |c: &Capabilities| c.replication.as_ref().map(&words).unwrap_or_default();
+    let theirs = of(dest);
+    of(source).into_iter().find(|word| theirs.contains(word))
 }

@@ -4,8 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use tandem_contract::{
-    Health, InstanceId, ObserveInstance, PointId, ReplicaState, ResourceId, Role, Transport,
-    UpdateReplicaState,
+    Health, InstanceId, ObserveInstance, PointId, ReplicaState, ResourceId, Role, UpdateReplicaState,
 };
 
 use super::backends::cx;
@@ -15,6 +14,7 @@ use crate::core::SharedCore;
 use crate::denied::Denied;
 use crate::draft::{active_of, holds_back};
 use crate::model::{AccessRulesStatus, Instance, InstanceStatus, Intent, Part};
+use crate::plan::by_storage;
 use crate::run::paused;
 use crate::store::{InstanceQuery, ShareQuery};
 
@@ -149,9 +149,7 @@ async fn is_whole(core: &SharedCore, row: &Instance) -> bool {
     }
     let Ok(family) = core.store.family(row.share_id).await else { return false };
     let Some(share) = &family.share else { return false };
-    let by_itself = backend.capabilities().replication.as_ref();
-    let by_itself = by_itself.is_some_and(|r| matches!(r.transport, Transport::Storage { .. }));
-    if row.status != InstanceStatus::Error && by_itself {
+    if row.status != InstanceStatus::Error && by_storage(backend.capabilities()) {
         // Two sides that parted are no fault that could be repaired: somebody has to say which one is to be kept.
         let asks = UpdateReplicaState { instance: row.id, epoch: share.epoch };
         return matches!(backend.call(&cx(core), asks).await, Ok(report) if report.split_brain.is_none());

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tandem_contract::{
     Epoch, Error, ErrorKind, Health, InstanceId, PointId, ReplicaReport, ReplicaState, ResourceId, Style,
-    Transport, UpdateReplicaState,
+    UpdateReplicaState,
 };
 use tokio::sync::{Semaphore, mpsc};
 
@@ -22,6 +22,7 @@ use crate::denied::Denied;
 use crate::draft::active_of;
 use crate::model::{Instance, InstanceStatus, Intent, OpStatus};
 use crate::oplog::{Effect, Ending, Event};
+use crate::plan::by_storage;
 use crate::run::paused;
 use crate::store::Family;
 use crate::watched::AtRest;
@@ -273,8 +274,7 @@ fn has_strayed(row: &Instance, own: &Result<ReplicaReport, Error>) -> bool {
 }
 
 fn is_by_storage(core: &SharedCore, row: &Instance) -> bool {
-    let replication = core.backends.capabilities_of(row).and_then(|c| c.replication);
-    replication.is_some_and(|r| matches!(r.transport, Transport::Storage { .. }))
+    core.backends.capabilities_of(row).is_some_and(|capabilities| by_storage(&capabilities))
 }
 
 async fn judge(

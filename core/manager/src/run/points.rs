@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tandem_contract::{
     DiscardPartial, Error, InstanceId, InstanceInfo, MakePoint, Observation, Outcome, PointId, PointInfo,
-    ReceiveSpec, ReleasePoint, ReplicaState, Retry, SendSpec, Style, Transport, UpdateReplicaState,
+    ReceiveSpec, ReleasePoint, ReplicaState, Retry, SendSpec, Style, UpdateReplicaState,
 };
 use tandem_host::{CallContext, transfer};
 
@@ -16,7 +16,7 @@ use super::steps::{Done, Scene, set_exports};
 use crate::chores::Chore;
 use crate::model::{Instance, InstanceStatus, Intent, Operation, Part, PointRecord};
 use crate::oplog::Event;
-use crate::plan::{Step, newest_common};
+use crate::plan::{Step, common_format, newest_common};
 
 /// Between two looks at storage that replicates by itself.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -318,19 +318,6 @@ fn wanted_by(known: Option<&PointRecord>, records: &[PointRecord]) -> Vec<PointI
     let base = records.iter().filter(|p| p.made_at <= known).max_by_key(|p| p.made_at);
     let newer = records.iter().filter(|p| p.made_at >= known);
     base.into_iter().chain(newer).map(|p| p.info.id).collect()
-}
-
-fn common_format(
-    source: &tandem_contract::Capabilities,
-    dest: &tandem_contract::Capabilities,
-) -> Option<String> {
-    let formats =
-        |c: &tandem_contract::Capabilities| match c.replication.as_ref().map(|r| r.transport.clone()) {
-            Some(Transport::Streamed { formats, .. }) => formats,
-            _ => Vec::new(),
-        };
-    let theirs = formats(dest);
-    formats(source).into_iter().find(|f| theirs.contains(f))
 }
 
 /// The rows that follow from an arrived point, for which so many bytes were carried and so many had been before; `seen`

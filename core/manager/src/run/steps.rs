@@ -22,7 +22,7 @@ use crate::clock::Timestamp;
 use crate::draft::{Draft, active_of, holds_back};
 use crate::model::{Export, Instance, InstanceStatus, Intent, Part, PointRecord, PoolAddress, Share};
 use crate::oplog::{Effect, Event};
-use crate::plan::Step;
+use crate::plan::{Step, by_storage};
 use crate::schedule::{PlacementRequest, ReplicationRequest, place};
 use crate::store::Family;
 
@@ -402,7 +402,7 @@ impl Run {
         let info = self.ask(&backend, PromoteReplica { instance: id, epoch, promotion }).await?.into_inner();
         let remark = forced.then(|| {
             let current = self.core.board.freshness(id).confirmed_at;
-            lost(row, by_storage(&backend).then_some(current), self.core.clock.now())
+            lost(row, by_storage(backend.capabilities()).then_some(current), self.core.clock.now())
         });
         let rows = move |draft: &mut Draft| {
             set_exports(draft, id, &info);
@@ -492,7 +492,7 @@ impl Run {
         let info = self.ask(&backend, EnsureInstance { instance: id, epoch }).await?.into_inner();
         if matches!(self.intent(), Intent::Repair { .. }) {
             self.keep_size(&scene.share, &backend, &seen, (id, epoch)).await?;
-            if !is_active && by_storage(&backend) && !row.fenced && !row.unfenced {
+            if !is_active && by_storage(backend.capabilities()) && !row.fenced && !row.unfenced {
                 self.parted(&backend, id, epoch).await?;
             }
         }
@@ -610,11 +610,6 @@ fn waits_for(other: InstanceId) -> Error {
          it answers this goes on by itself; to go on without it, delete it by force"
     ))
     .retry(Retry::AfterOperator)
-}
-
-fn by_storage(backend: &Backend) -> bool {
-    let replication = backend.capabilities().replication.as_ref();
-    replication.is_some_and(|r| matches!(r.transport, Transport::Storage { .. }))
 }
 
 /// How what was the active one becomes so again: with what it holds, which nobody has gone past.

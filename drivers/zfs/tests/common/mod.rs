@@ -172,6 +172,8 @@ impl Pair {
 pub struct Move {
     pub alpha: Backend,
     pub beta: Backend,
+    /// As it was made.
+    pub source: InstanceSpec,
     pub spec: MigrationSpec,
 }
 
@@ -192,7 +194,7 @@ impl Move {
         };
         alpha.call(CreateInstance { spec: source.clone() }).await.unwrap();
         let spec = Self::destination(&beta, &source).await;
-        Self { alpha, beta, spec }
+        Self { alpha, beta, source, spec }
     }
 
     /// A new empty destination for a source.
