@@ -1,13 +1,14 @@
 //! A real `tandemd` with drivers in processes of their own and on another host, through kills of each of the three.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test with its reason")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tandem_testbed::api::{Api, word};
 use tandem_testbed::far::{Far, HOST, SERVER};
 use tandem_testbed::server::Server;
-use tandem_testbed::wait;
+use tandem_testbed::{tree, wait};
 
 /// A server whose first two back ends run in processes, and the third on the other host.
 fn server(far: &Far) -> Server {
@@ -168,4 +169,137 @@ fn server_process_and_host_are_killed_and_nothing_is_lost() {
         let lives = |pid: &i32| PathBuf::from(format!("/proc/{pid}/exe")).exists();
         (!last.iter().any(lives)).then_some(())
     });
+}
+
+/// One share without replicas.
+struct Moving {
+    server: Server,
+    api: Api,
+    share: String,
+}
+
+impl Moving {
+    /// Names of what is there, by back end.
+    fn held(&self) -> Vec<&'static str> {
+        let names = ["alpha", "beta", "gamma"].into_iter();
+        names
+            .filter(|name| {
+                std::fs::read_dir(self.server.backend(name).join("instances")).unwrap().next().is_some()
+            })
+            .collect()
+    }
+
+    fn export(&self) -> PathBuf {
+        let found = self.api.get(&format!("v2/shares/{}/export_locations", self.share)).unwrap();
+        PathBuf::from(word(&found["export_locations"][0]["path"]))
+    }
+
+    fn act(&self, body: &Value) -> u16 {
+        self.api.share_action(&self.share, "2.97", false, body).unwrap().0
+    }
+
+    /// By points: what is asked for rules a copy from host to host out.
+    fn start(&self, backend: &str) {
+        let pools = self.api.get("v2/scheduler-stats/pools").unwrap();
+        let pool = pools["pools"].as_array().unwrap().iter().find(|p| p["backend"] == backend).unwrap();
+        let asked = json!({
+            "host": pool["name"], "writable": true, "nondisruptive": false,
+            "preserve_metadata": tree::is_root(), "preserve_snapshots": false,
+        });
+        assert_eq!(self.act(&json!({"migration_start": asked})), 202);
+    }
+
+    fn until(&self, task: &str) {
+        wait::until_else(|| {
+            let now = self.api.share(&self.share).unwrap();
+            if now["task_state"] == task {
+                return Ok(());
+            }
+            Err(format!("{task}, not {now}: {:?}", self.api.operations("kind=migrate").unwrap().first()))
+        });
+    }
+
+    fn at_rest(&self, backend: &str) {
+        wait::until_else(|| {
+            let busy = self.api.operations("unfinished=true").unwrap();
+            let doctor = self.api.doctor().unwrap();
+            if busy.is_empty() && doctor.is_empty() && self.held() == [backend] {
+                return Ok(());
+            }
+            Err(format!("{:?} {busy:?} {doctor:?}", self.held()))
+        });
+        assert_eq!(self.api.share(&self.share).unwrap()["status"], "available");
+    }
+}
+
+/// What a tree held at a moment.
+fn kept(tree: &Path) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("kept");
+    assert!(
+        Command::new("/bin/cp").arg("-a").args([tree.join("."), copy.clone()]).status().unwrap().success()
+    );
+    (folder, copy)
+}
+
+#[test]
+fn a_share_moves_to_another_host_and_back_through_kills() {
+    let mut far = Far::start(&["directory"]);
+    let mut server = server(&far);
+    server.launch();
+    for backend in ["alpha", "beta", "gamma"] {
+        is_up(&server, backend);
+    }
+    let api = Api::new(&server.endpoint());
+    let specs = json!({"driver_handles_share_servers": "False"});
+    let body = json!({"share_type": {"name": "plain", "extra_specs": specs}});
+    api.post("v2/types", &body).unwrap();
+    let share = api.create_share("plain", "zone-a").unwrap();
+    wait::until("the share", || (api.share(&share).unwrap()["status"] == "available").then_some(()));
+    let mut moving = Moving { server, api, share };
+    let home = if moving.held() == ["alpha"] { "alpha" } else { "beta" };
+    let source = moving.export();
+    tree::write(&source);
+    std::fs::write(source.join("large"), vec![7; 96 << 20]).unwrap();
+
+    // Both ends of the stream are killed while it runs.
+    moving.start("gamma");
+    moving.until("migration_driver_in_progress");
+    moving.server.kill();
+    moving.server.launch();
+    far.kill();
+    far.launch();
+    moving.until("migration_driver_phase1_done");
+    assert_eq!(moving.export(), source);
+    tree::change(&source);
+    let (_folder, reference) = kept(&source);
+    assert_eq!(moving.act(&json!({"migration_complete": null})), 202);
+    moving.until("migration_success");
+    moving.at_rest("gamma");
+    let there = moving.export();
+    assert_eq!(tree::differences(&reference, &there), [] as [String; 0]);
+    assert!(!source.exists(), "nothing is left of the source");
+    let points = moving.server.backend("gamma").join("instances");
+    let instance = std::fs::read_dir(points).unwrap().next().unwrap().unwrap().path();
+    let manifests = std::fs::read_dir(instance.join("points")).unwrap().flatten();
+    let manifests: Vec<_> = manifests.filter(|f| f.path().extension().is_some()).collect();
+    assert!(manifests.is_empty(), "points are left: {manifests:?}");
+
+    // Given up on the way back: it goes on where it is.
+    moving.start(home);
+    moving.until("migration_driver_phase1_done");
+    assert_eq!(moving.act(&json!({"migration_cancel": null})), 202);
+    moving.until("migration_cancelled");
+    std::fs::write(there.join("users write here"), "y").unwrap();
+    moving.at_rest("gamma");
+    // And back, with the server killed in the second phase.
+    moving.start(home);
+    moving.until("migration_driver_phase1_done");
+    let (_folder, reference) = kept(&there);
+    assert_eq!(moving.act(&json!({"migration_complete": null})), 202);
+    moving.server.kill();
+    moving.server.launch();
+    moving.until("migration_success");
+    moving.at_rest(home);
+    assert_eq!(tree::differences(&reference, &moving.export()), [] as [String; 0]);
 }

@@ -97,6 +97,7 @@ matrix! {
     resync_fenced: ResyncFenced;
     repair: Repair;
     migrate: Migrate;
+    migrate_by_points: MigrateByPoints;
 }
 
 /// Seeds that failed once. They are run for ever.
@@ -171,7 +172,13 @@ mod switch {
 
     /// One share on the first site, and a manager at rest.
     fn with_share(work: impl AsyncFnOnce(&Life<'_>, ResourceId)) {
-        let sim = Sim::new(Config { seed: 1, transport: Transport::Streamed, twice: false, jitter: false });
+        let sim = Sim::new(Config {
+            seed: 1,
+            transport: Transport::Streamed,
+            twice: false,
+            jitter: false,
+            moves: true,
+        });
         let rested = sim.life(async |life| {
             life.up().await;
             let share_type = life.share_type(Style::Readable).await;
@@ -333,7 +340,13 @@ mod content_checks {
 
     /// A share on the first site and its replica on the second, in sync.
     fn mirrored(every: Option<Duration>, work: impl AsyncFnOnce(&Life<'_>, ResourceId, InstanceId)) {
-        let sim = Sim::new(Config { seed: 1, transport: Transport::Streamed, twice: false, jitter: false });
+        let sim = Sim::new(Config {
+            seed: 1,
+            transport: Transport::Streamed,
+            twice: false,
+            jitter: false,
+            moves: true,
+        });
         sim.verify_every.set(every);
         let rested = sim.life(async |life| {
             life.up().await;

@@ -63,6 +63,7 @@ fn check(check: MigrationCheck) -> String {
     if check.possible {
         let how = match check.approach.as_str() {
             "driver" => "by the driver",
+            "points" => "by points, as a replica is filled",
             "host" => "from host to host, by the manager",
             _ => "not at all: the share is there",
         };

@@ -57,7 +57,8 @@ pub struct ReplicaReport {
     /// The newest whole point here.
     #[serde(default)]
     pub newest_point: Option<PointInfo>,
-    /// On the active instance: whether anything changed since the newest point; `None` where the driver cannot tell.
+    /// On the active instance, and on one that was fenced while it was active: whether anything changed since the newest
+    /// point; `None` where the driver cannot tell.
     #[serde(default)]
     pub changed_since_point: Option<bool>,
     /// Bytes behind, exactly, where the storage can tell.

@@ -162,7 +162,8 @@ fn sides(name: &str) -> Sides {
         writable: by_driver && !name.contains("read-only"),
         ..Compatibility::default()
     };
-    Sides { compatibility, remark: None, attach: (Some(AttachKind::Tree), Some(AttachKind::Tree)) }
+    let attach = (Some(AttachKind::Tree), Some(AttachKind::Tree));
+    Sides { compatibility, remark: None, streams: name.contains("by points"), attach }
 }
 
 fn plans(page: &mut String) {
@@ -180,7 +181,7 @@ fn plans(page: &mut String) {
             at_once,
         },
     };
-    let cases: [(&str, Intent, bool, bool, bool); 17] = [
+    let cases: [(&str, Intent, bool, bool, bool); 19] = [
         ("create share", Intent::CreateShare { instance: OLD, only_host: None }, false, false, false),
         ("delete share", Intent::DeleteShare { force: false }, false, false, false),
         ("resize", Intent::Resize { from_gb: 1, to_gb: 2 }, false, false, false),
@@ -238,6 +239,8 @@ fn plans(page: &mut String) {
         ),
         ("migrate, by the driver", migrate(false), false, false, false),
         ("migrate, by the driver, which needs the source read-only", migrate(false), false, false, false),
+        ("migrate, by points, can quiesce", migrate(false), false, true, false),
+        ("migrate, by points, cannot quiesce, at once", migrate(true), false, false, false),
         ("migrate, from host to host", migrate(false), false, false, false),
         ("migrate, from host to host, at once", migrate(true), false, false, false),
     ];
@@ -254,7 +257,7 @@ fn plans(page: &mut String) {
             capabilities: &capabilities,
             links: &links,
             sides: Some(sides(name)),
-            new_points: [PointId(Uuid::from_u128(1)), PointId(Uuid::from_u128(2))],
+            new_points: [1, 2, 3].map(|n| PointId(Uuid::from_u128(n))),
         };
         let steps = plan::plan(&intent, &world).expect("a plan");
         let commits = |n: &usize| steps[*n].is_soft() || matches!(steps[*n], Step::Switch { .. });
@@ -306,6 +309,9 @@ fn words(steps: &[Step]) -> String {
         Step::AwaitProceed { .. } => "await the word to go on".into(),
         Step::TakeOver { source, instance } => {
             format!("driver takes over from {} to {}", who(source), who(instance))
+        }
+        Step::Succeed { source, instance } => {
+            format!("prove that {} has no more, promote {}", who(source), who(instance))
         }
         Step::Unwind { source, .. } => format!("let the driver of {} end it", who(source)),
         Step::LetGo { source, .. } => format!("let the driver forget {}", who(source)),

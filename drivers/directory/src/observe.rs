@@ -242,8 +242,9 @@ pub(crate) fn replica_state(
         Role::Secondary if newest.is_some() => ReplicaState::InSync,
         _ => ReplicaState::OutOfSync,
     };
-    let changed =
-        if meta.role == Role::Active { Some(changed_since(&instance, newest.as_ref(), cx)?) } else { None };
+    // Fenced, it is what it was when it was active.
+    let own = meta.role == Role::Active || (meta.role == Role::Fenced && meta.point.is_none());
+    let changed = if own { Some(changed_since(&instance, newest.as_ref(), cx)?) } else { None };
     let used = newest
         .as_ref()
         .and_then(|p| mirror::read_summary(&instance.point_file(p.id, "manifest")).ok())

@@ -68,11 +68,12 @@ impl Fake {
             Role::Secondary if follows => ReplicaState::InSync,
             _ => ReplicaState::OutOfSync,
         };
+        let own = matches!(instance.role, Role::Active | Role::Fenced);
         let changed = instance.points.last().is_none_or(|point| point.data != instance.data);
         Ok(ReplicaReport {
             state,
             newest_point: if instance.role == Role::Active { newest } else { instance.whole.clone() },
-            changed_since_point: (instance.role == Role::Active && !storage).then_some(changed),
+            changed_since_point: (own && !storage).then_some(changed),
             lag_bytes: storage.then(|| u64::from(instance.resync_left)),
             up_to_date: storage.then_some(current),
             resync: (linked && instance.resync_left > 0).then(|| Progress {
@@ -127,7 +128,7 @@ impl Fake {
     fn check_promotion(&self, instance: &Instance, promotion: Promotion) -> Result<()> {
         let id = instance.spec.instance;
         // Fenced while it was the active one, and given back: it follows nobody and lacks nothing.
-        if instance.role == Role::Fenced && instance.spec.replication.is_none() {
+        if instance.role == Role::Fenced && promotion == (Promotion::Planned { point: None }) {
             return Ok(());
         }
         match (self.config.mode, promotion) {

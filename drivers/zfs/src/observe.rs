@@ -181,6 +181,8 @@ impl Inner {
             changed = self.written_since(cx, current, moment).await? > 0;
         }
         let active = meta.role == Role::Active;
+        // Fenced, it is what it was when it was active.
+        let own = matches!(meta.role, Role::Active | Role::Fenced);
         let state = match meta.role {
             _ if meta.deleting => ReplicaState::Error,
             Role::Active => ReplicaState::Active,
@@ -193,7 +195,7 @@ impl Inner {
         }
         Ok(ReplicaReport {
             state,
-            changed_since_point: active.then_some(changed),
+            changed_since_point: own.then_some(changed),
             newest_point: newest,
             lag_bytes: None,
             up_to_date: None,

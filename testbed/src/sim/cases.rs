@@ -34,11 +34,12 @@ pub enum Kind {
     ResyncFenced,
     Repair,
     Migrate,
+    MigrateByPoints,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::CreateShare,
         Self::CreateReplica,
         Self::Sync,
@@ -54,6 +55,7 @@ impl Kind {
         Self::ResyncFenced,
         Self::Repair,
         Self::Migrate,
+        Self::MigrateByPoints,
     ];
 
     /// The operation's kind, as the log says it.
@@ -69,7 +71,7 @@ impl Kind {
             Self::UpdateAccess => "update_access",
             Self::Extend | Self::Shrink => "resize",
             Self::Repair => "repair",
-            Self::Migrate => "migrate",
+            Self::Migrate | Self::MigrateByPoints => "migrate",
         }
     }
 }
@@ -124,7 +126,8 @@ struct Scene {
 
 /// Runs a case.
 pub fn run(case: &Case) -> Outcome {
-    let config = Config { seed: 1, transport: case.transport, twice: case.twice, jitter: false };
+    let moves = case.kind != Kind::MigrateByPoints;
+    let config = Config { seed: 1, transport: case.transport, twice: case.twice, jitter: false, moves };
     let sim = Sim::new(config);
     let counts = RefCell::new((Counts::default(), Vec::new()));
     let mut rested = sim.life(async |life| {
@@ -152,7 +155,8 @@ async fn prepare(life: &Life<'_>, case: &Case) -> Scene {
     if case.kind == Kind::CreateShare {
         return Scene { share_type: life.share_type(case.style).await, ..Scene::default() };
     }
-    if matches!(case.kind, Kind::CreateReplica | Kind::DeleteShare | Kind::Repair | Kind::Migrate) {
+    let alone = [Kind::CreateReplica, Kind::DeleteShare, Kind::Repair, Kind::Migrate, Kind::MigrateByPoints];
+    if alone.contains(&case.kind) {
         let share_type = life.share_type(case.style).await;
         let share = life.ask_share(share_type).await.expect("a share is admitted");
         life.idle().await;
@@ -241,9 +245,13 @@ async fn request(life: &Life<'_>, case: &Case, scene: &Scene) -> Result<(), Deni
         Kind::UpdateAccess => life.ask_rule(share, "10.0.0.1").await,
         Kind::Extend => manager.extend_share(&caller, share, 3).await.map(drop),
         Kind::Shrink => manager.shrink_share(&caller, share, 1).await.map(drop),
-        Kind::Migrate => {
+        Kind::Migrate | Kind::MigrateByPoints => {
+            // The model driver promises nothing by itself, and storage that replicates by itself has no points.
+            let points = case.kind == Kind::MigrateByPoints && case.transport != Transport::Storage;
+            let needs = Needs { writable: points, preserve_metadata: points, ..Needs::default() };
             let there = format!("sim@{}", SITES[1]);
-            manager.migrate(&caller, share, migration(there)).await.map(drop)
+            let request = MigrationRequest { needs, ..migration(there) };
+            manager.migrate(&caller, share, request).await.map(drop)
         }
         Kind::Repair => {
             life.sim.world.clear_faults();

@@ -75,6 +75,8 @@ pub struct Config {
     pub twice: bool,
     /// Whether tasks are interleaved at random.
     pub jitter: bool,
+    /// Whether drivers move shares by themselves.
+    pub moves: bool,
 }
 
 /// What survives a manager.
@@ -172,13 +174,16 @@ impl Sim {
     }
 
     fn backend(&self, site: &'static str) -> BackendConfig {
-        let settings = json!({
+        let mut settings = json!({
             "world": self.name,
             "site": site,
             "mode": if self.config.transport == Transport::Storage { "storage" } else { "streamed" },
             "quiesce": self.config.transport != Transport::Plain,
             "chunk_bytes": 200,
         });
+        if !self.config.moves {
+            settings["migration"] = serde_json::Value::Null;
+        }
         let options = Options { repeat: self.config.twice, ..Options::default() };
         let open: OpenBackend = Arc::new(move || {
             let (settings, options) = (settings.clone(), options.clone());

@@ -30,7 +30,7 @@ pub fn run(seed: u64) -> Run {
     let transport = *rng.pick(&Transport::ALL).expect("there are transports");
     let style = if rng.chance(50) { Style::Readable } else { Style::Dr };
     let twice = rng.chance(15);
-    let sim = Sim::new(Config { seed, transport, twice, jitter: true });
+    let sim = Sim::new(Config { seed, transport, twice, jitter: true, moves: !seed.is_multiple_of(4) });
     sim.stage.say(&format!("seed {seed}: {} {} twice={twice}", transport.word(), style.as_str()));
     let mut checks = Rng::new(seed ^ 0x7665_7269_6679);
     let mut share_type = None;

@@ -17,7 +17,8 @@ const NEW: &str = SITES[1];
 
 /// A share and its replica in sync, and a manager at rest before and after `work`.
 fn with_pair(work: impl AsyncFnOnce(&Life<'_>, ResourceId, [InstanceId; 2])) {
-    let sim = Sim::new(Config { seed: 1, transport: Transport::Storage, twice: false, jitter: false });
+    let sim =
+        Sim::new(Config { seed: 1, transport: Transport::Storage, twice: false, jitter: false, moves: true });
     let rested = sim.life(async |life| {
         life.up().await;
         let (share, new) = life.mirrored(Style::Dr).await;

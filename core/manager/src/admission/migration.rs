@@ -134,6 +134,15 @@ impl Core {
             bytes.map(|bytes| bytes.div_ceil(self.settings.bandwidth.unwrap_or(USUAL_SPEED)).max(1));
         match approach(&request, &sides) {
             Err(error) => check.refuse(error.message),
+            Ok(Approach::Points) => {
+                check.approach = "points";
+                check.writable = true;
+                check.interruption =
+                    "read-only while the last point is carried, after migration_complete; then users \
+                                      remount once"
+                        .into();
+                check.lost = vec!["snapshots".into()];
+            }
             Ok(Approach::Driver(promise)) => {
                 check.approach = "driver";
                 check.writable = promise.writable;

@@ -1,4 +1,5 @@
-//! Plans of migrations: by the driver where it understands the destination, else by copying from host to host.
+//! Plans of migrations: by the driver where it understands the destination, else by points where both drivers speak a
+//! format of streams, else by copying from host to host.
 //!
 //! Nothing here knows what kind of resource moves. Until the switch the source is what users reach, and everything can
 //! be taken back; the switch is one commit of the store; what the loser leaves is removed by an operation of its own.
@@ -13,9 +14,20 @@ use crate::model::MigrationRequest;
 pub(crate) enum Approach {
     /// By the source's driver, which promises this.
     Driver(Compatibility),
+    /// As a replica is: points, carried by the streams of both drivers.
+    Points,
     /// By copying what both drivers attach.
     Host,
 }
+
+/// What points and their streams promise: snapshots of other people stay behind, and users remount once.
+pub(crate) const BY_POINTS: Compatibility = Compatibility {
+    compatible: true,
+    writable: true,
+    nondisruptive: false,
+    preserve_metadata: true,
+    preserve_snapshots: false,
+};
 
 /// How a resource would go.
 ///
@@ -29,6 +41,9 @@ pub(crate) fn approach(request: &MigrationRequest, sides: &Sides) -> Result<Appr
             return Ok(Approach::Driver(sides.compatibility));
         }
         why = Some(format!("the driver does not promise {} for this destination", missing.join(", ")));
+    }
+    if !request.host_assisted && sides.streams && request.needs.missing(&BY_POINTS).is_empty() {
+        return Ok(Approach::Points);
     }
     let why = why.unwrap_or_else(|| "the source's driver does not understand this destination".into());
     if request.needs.any() {
@@ -72,6 +87,9 @@ pub(super) fn migrate(
                 Step::LetGo { source, instance },
             ]);
         }
+        Approach::Points => {
+            steps.extend(by_points(world, source, instance, request));
+        }
         Approach::Host => {
             let live = Step::Mirror { source, instance, last: false, fenced: false };
             let last = |fenced| Step::Mirror { source, instance, last: true, fenced };
@@ -94,6 +112,38 @@ pub(super) fn migrate(
         }
     }
     Ok(steps)
+}
+
+/// Users write until the switch is asked for; what the last two points carry is what came meanwhile.
+fn by_points(
+    world: &World<'_>,
+    source: InstanceId,
+    instance: InstanceId,
+    request: &MigrationRequest,
+) -> Vec<Step> {
+    let carry = |point| [Step::MakePoint { source, point }, Step::Transfer { source, instance, point }];
+    let [first, second, last] = world.new_points;
+    // A rule that the destination refuses is known before anything is carried.
+    let mut steps = vec![Step::CreateReplica { instance }, Step::Grant { instance }];
+    steps.extend(carry(first));
+    if !request.at_once {
+        steps.push(Step::AwaitProceed { assisted: true });
+    }
+    steps.extend(carry(second));
+    steps.push(if world.can_quiesce(source) {
+        Step::Quiesce { instance: source, wait_seconds: None }
+    } else {
+        Step::Cast { instance: source, read_only: true }
+    });
+    steps.extend(carry(last));
+    steps.extend([
+        Step::Withdraw { instance: source },
+        Step::Succeed { source, instance },
+        Step::Switch { source, instance },
+        Step::ApplyAccess { instance },
+        Step::ReleasePoints,
+    ]);
+    steps
 }
 
 /// The steps of the other way, where the driver's attempt has failed in its first phase: what it began is ended, what it
@@ -127,11 +177,17 @@ pub(super) fn undo(source: InstanceId, instance: InstanceId, steps: &[Step], fai
     if reached(&|s| matches!(s, Step::Withdraw { .. })) {
         undo.push(Step::Ensure { instance: source });
     }
+    if reached(&|s| matches!(s, Step::Quiesce { .. })) {
+        undo.push(Step::ResumeWrites { instance: source });
+    }
     if reached(&|s| matches!(s, Step::Cast { .. })) {
         undo.push(Step::Cast { instance: source, read_only: false });
     }
     if reached(&|s| matches!(s, Step::Mirror { .. })) {
         undo.push(Step::Detach { instance: source });
+    }
+    if reached(&|s| matches!(s, Step::MakePoint { .. })) {
+        undo.push(Step::ReleasePoints);
     }
     undo
 }

@@ -55,7 +55,7 @@ fn in_world<T>(sides: Sides, ask: impl FnOnce(&World<'_>) -> T) -> T {
         capabilities: &capabilities,
         links: &links,
         sides: Some(sides),
-        new_points: [PointId(Uuid::from_u128(10)), PointId(Uuid::from_u128(11))],
+        new_points: [10, 11, 12].map(|n| PointId(Uuid::from_u128(n))),
     };
     ask(&world)
 }
@@ -90,17 +90,20 @@ fn at(steps: &[Step], pick: impl Fn(&Step) -> bool) -> Option<usize> {
 }
 
 proptest! {
-    /// By the driver where it promises all that is needed, else from host to host where nothing is needed, else not.
+    /// By the driver where it promises all that is needed, else by points where those promise it, else from host to host
+    /// where nothing is needed, else not.
     #[test]
     fn the_approach_follows_from_promises_and_needs(
-        forced: bool, at_once: bool, needs in needs(), promises in promises(), here in attaches(), there in attaches(),
+        forced: bool, at_once: bool, streams: bool, needs in needs(), promises in promises(), here in attaches(),
+        there in attaches(),
     ) {
         let request = request(forced, needs, at_once);
-        let sides = Sides { compatibility: promises, remark: None, attach: (here, there) };
+        let sides = Sides { compatibility: promises, remark: None, streams, attach: (here, there) };
         let planned = planned(&request, sides);
         let by_driver = !forced && promises.compatible && needs.missing(&promises).is_empty();
-        let by_host = !by_driver && !needs.any() && here.is_some() && here == there;
-        prop_assert_eq!(planned.is_ok(), by_driver || by_host);
+        let by_points = !forced && !by_driver && streams && !needs.nondisruptive && !needs.preserve_snapshots;
+        let by_host = !by_driver && !by_points && !needs.any() && here.is_some() && here == there;
+        prop_assert_eq!(planned.is_ok(), by_driver || by_points || by_host);
         let Ok(steps) = planned else { return Ok(()) };
         prop_assert_eq!(at(&steps, |s| matches!(s, Step::Assist { .. })).is_some(), by_driver);
         prop_assert_eq!(at(&steps, |s| matches!(s, Step::Mirror { .. })).is_some(), by_host);
@@ -108,7 +111,19 @@ proptest! {
         let switch = at(&steps, |s| matches!(s, Step::Switch { .. })).unwrap();
         // Nothing that could fail the migration comes after the switch.
         prop_assert!(steps[switch + 1..].iter().all(Step::is_soft));
-        if by_host {
+        if by_points {
+            let hold = at(&steps, |s| matches!(s, Step::Quiesce { .. } | Step::Cast { read_only: true, .. })).unwrap();
+            let away = at(&steps, |s| matches!(s, Step::Withdraw { .. })).unwrap();
+            let succeed = at(&steps, |s| matches!(s, Step::Succeed { .. })).unwrap();
+            prop_assert!(hold < away && away < succeed && succeed < switch);
+            // What was written until writers were held back is carried, and the bulk of it before.
+            let carried = |part: &[Step]| part.iter().filter(|s| matches!(s, Step::Transfer { .. })).count();
+            prop_assert_eq!((carried(&steps[..hold]), carried(&steps[hold..away])), (2, 1));
+            let wait = at(&steps, |s| matches!(s, Step::AwaitProceed { .. }));
+            prop_assert!(wait.is_none_or(|wait| wait < hold && carried(&steps[wait..hold]) == 1));
+            let grant = at(&steps, |s| matches!(s, Step::Grant { .. })).unwrap();
+            prop_assert!(grant < hold);
+        } else if by_host {
             let cast = at(&steps, |s| matches!(s, Step::Cast { read_only: true, .. })).unwrap();
             let last = at(&steps, |s| matches!(s, Step::Mirror { last: true, .. })).unwrap();
             let grant = at(&steps, |s| matches!(s, Step::Grant { .. })).unwrap();
@@ -135,7 +150,8 @@ proptest! {
     fn a_driver_that_fails_leaves_the_other_way(promises in promises(), at_once: bool, needs in needs(), cut in 0_usize..5) {
         let request = request(false, needs, at_once);
         let attach = (Some(AttachKind::Tree), Some(AttachKind::Tree));
-        let sides = Sides { compatibility: Compatibility { compatible: true, ..promises }, remark: None, attach };
+        let compatibility = Compatibility { compatible: true, ..promises };
+        let sides = Sides { compatibility, remark: None, streams: false, attach };
         let Ok(steps) = planned(&request, sides.clone()) else { return Ok(()) };
         let first = at(&steps, |s| matches!(s, Step::Carry { .. })).unwrap_or(0);
         let taken = &steps[..=cut.min(first)];
@@ -156,10 +172,13 @@ proptest! {
 
     /// Whatever fails before the switch, the source is written again and nothing of the driver's goes on.
     #[test]
-    fn the_way_back_gives_the_source_back(promises in promises(), at_once: bool, cut in 0_usize..14) {
+    fn the_way_back_gives_the_source_back(
+        promises in promises(), at_once: bool, streams: bool, cut in 0_usize..16
+    ) {
         let request = request(false, Needs::default(), at_once);
         let attach = (Some(AttachKind::Tree), Some(AttachKind::Tree));
-        let steps = planned(&request, Sides { compatibility: promises, remark: None, attach }).unwrap();
+        let sides = Sides { compatibility: promises, remark: None, streams, attach };
+        let steps = planned(&request, sides).unwrap();
         let failed = cut.min(steps.len() - 1);
         let intent = Intent::Migrate { source: SOURCE, destination: DEST, request };
         let switched = steps[..failed].iter().any(|s| matches!(s, Step::Switch { .. }));
@@ -177,6 +196,8 @@ proptest! {
         prop_assert_eq!(back.contains(&Step::Unwind { source: SOURCE, instance: DEST }), begun);
         let attached = reached(&|s| matches!(s, Step::Mirror { .. }));
         prop_assert_eq!(back.contains(&Step::Detach { instance: SOURCE }), attached);
+        let pointed = reached(&|s| matches!(s, Step::MakePoint { .. }));
+        prop_assert_eq!(back.contains(&Step::ReleasePoints), pointed);
         // Until the driver was told to switch, a cancel turns back.
         let commits = |s: &Step| matches!(s, Step::TakeOver { .. } | Step::Switch { .. });
         prop_assert_eq!(may_turn_back(&intent, &steps, failed, failed + 1), !reached(&commits));

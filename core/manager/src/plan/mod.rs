@@ -171,6 +171,14 @@ pub enum Step {
         /// To.
         instance: InstanceId,
     },
+    /// Make a destination that was filled by points active, once its source, which serves nobody any more, is proven to hold
+    /// no more than it.
+    Succeed {
+        /// From.
+        source: InstanceId,
+        /// To.
+        instance: InstanceId,
+    },
     /// End what the driver began: the source is as before.
     Unwind {
         /// From.

@@ -28,6 +28,8 @@ pub(crate) struct Sides {
     pub compatibility: Compatibility,
     /// Why it promises nothing, where that is known.
     pub remark: Option<String>,
+    /// Whether both speak a format of streams, and the source serves an instance to nobody when it is told to.
+    pub streams: bool,
     /// What each attaches: source and destination.
     pub attach: (Option<AttachKind>, Option<AttachKind>),
 }
@@ -42,7 +44,7 @@ pub(crate) struct World<'a> {
     /// Of a migration.
     pub sides: Option<Sides>,
     /// Names for new points, so that a plan is the same for the same world.
-    pub new_points: [PointId; 2],
+    pub new_points: [PointId; 3],
 }
 
 impl World<'_> {

@@ -192,7 +192,7 @@ impl Run {
                 capabilities.insert(row.id, backend.capabilities().clone());
             }
         }
-        let new_points = [PointId(crate::ids::by_time()), PointId(crate::ids::by_time())];
+        let new_points = std::array::from_fn(|_| PointId(crate::ids::by_time()));
         Some(ask(&World {
             instances: &family.instances,
             capabilities: &capabilities,
@@ -265,9 +265,18 @@ impl Run {
             _ if self.forced() => 1,
             _ if self.state.undoing() => 8,
             step if step.is_patient() => u32::MAX,
-            Step::Promote { .. } | Step::Demote { .. } | Step::Ensure { .. } => 4,
+            Step::Promote { .. } | Step::Demote { .. } | Step::Ensure { .. } | Step::Succeed { .. } => 4,
+            // A cut link is no reason to carry everything once more; while users wait it is one to give them the share back.
+            Step::MakePoint { .. } | Step::Transfer { .. } if self.migrates() => {
+                let waits = |s: &Step| matches!(s, Step::Quiesce { .. } | Step::Cast { .. });
+                if self.state.steps[..self.state.next].iter().any(waits) { 4 } else { 12 }
+            }
             _ => 2,
         }
+    }
+
+    fn migrates(&self) -> bool {
+        matches!(self.intent(), Intent::Migrate { .. })
     }
 
     /// Whether the request said to forget what cannot be removed.

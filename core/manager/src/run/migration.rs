@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde_json::Value;
 use tandem_contract::{
     DemoteReplica, Demotion, Detach, EnsureInstance, Error, ErrorKind, ExportLocation, GetEndpoint,
-    InstanceId, InstanceInfo, MigrationCancel, MigrationCheckCompatibility, MigrationComplete,
+    InstanceId, InstanceInfo, InstanceSpec, MigrationCancel, MigrationCheckCompatibility, MigrationComplete,
     MigrationContinue, MigrationRelease, MigrationSpec, MigrationStart, PrepareDestination, Progress,
-    ReplicaState, ResourceKind, Retry, Role, Style,
+    PromoteReplica, Promotion, ReplicaState, ReplicationSpec, ResourceKind, Retry, Role, Style,
+    UpdateReplicaState,
 };
 use tandem_host::Backend;
 
@@ -23,7 +24,7 @@ use crate::model::{
     Counted, InstanceStatus, Intent, MigrationRequest, Part, RuleState, ShareType, TaskState,
 };
 use crate::oplog::{Effect, Ending};
-use crate::plan::{Sides, Step};
+use crate::plan::{Sides, Step, common_format};
 use crate::store::Family;
 
 /// Between two rounds of a driver's first phase.
@@ -52,7 +53,8 @@ impl Core {
             Ok(backend) => backend,
             Err(error) => return Sides { remark: Some(error.to_string()), ..Sides::default() },
         };
-        let mut sides = Sides::default();
+        let streams = common_format(here.capabilities(), there.capabilities()).is_some();
+        let mut sides = Sides { streams, ..Sides::default() };
         match [&here, &there].into_iter().find(|backend| backend.crosses_network()) {
             // What is attached there is no path of this host.
             Some(away) => {
@@ -437,6 +439,39 @@ impl Run {
         Ok(Done::nothing())
     }
 
+    /// The destination holds the last point. A writer that had a file open may have gone on until the source was fenced: then
+    /// it is given back with everything in it.
+    pub(super) async fn succeed(
+        &self,
+        scene: &Scene,
+        source: InstanceId,
+        instance: InstanceId,
+    ) -> Result<Done, Error> {
+        let (from, to) = (scene.row(source)?, scene.row(instance)?);
+        let here = self.core.backends.of(from).await?;
+        let verb = UpdateReplicaState { instance: source, epoch: scene.share.epoch };
+        if self.walking(&here, verb).await?.changed_since_point == Some(true) {
+            return Err(Error::conflict(
+                "the source was written to although writers were held back; stop what has a file of it open, and migrate again",
+            ));
+        }
+        let there = self.core.backends.of(to).await?;
+        let promotion = Promotion::Planned { point: to.point.as_ref().map(|p| p.info.id) };
+        let verb = PromoteReplica { instance, epoch: scene.epoch_of(to), promotion };
+        let info = self.ask(&there, verb).await?.into_inner();
+        Ok(served(instance, info, &scene.share))
+    }
+
+    /// Whoever asked that a migration keeps all metadata is told before the switch what could not be kept.
+    pub(super) fn keeps_metadata(&self, lost: &[String]) -> Result<(), Error> {
+        match (self.intent(), lost.first()) {
+            (Intent::Migrate { request, .. }, Some(what)) if request.needs.preserve_metadata => {
+                Err(Error::conflict(format!("the destination cannot keep all metadata of files: {what}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// As the rules are applied anywhere, but one that the destination refuses ends the migration before the switch.
     pub(super) async fn grant(&self, scene: &Scene, instance: InstanceId) -> Result<Done, Error> {
         let (done, report) = self.access(scene, instance).await?;
@@ -469,6 +504,8 @@ impl Run {
             if let Some(row) = draft.instance_mut(instance) {
                 row.part = Part::Whole;
                 row.epoch = epoch;
+                // It follows nobody.
+                row.point = None;
                 row.launched_at = Some(now);
                 for export in &mut row.exports {
                     // Where users notice nothing, nothing has a new name.
@@ -519,6 +556,12 @@ fn show(draft: &mut Draft, state: TaskState) {
     }
 }
 
+/// What is made as a replica is: the destination of a migration by points, of a share that may have none.
+pub(super) fn as_replica(spec: InstanceSpec) -> InstanceSpec {
+    let style = ReplicationSpec { style: Style::Dr, instances: 2 };
+    InstanceSpec { replication: spec.replication.or(Some(style)), ..spec }
+}
+
 /// A step of a migration starts: the share's task state shows it.
 pub(super) fn mark(draft: &mut Draft, step: &Step) {
     let now = draft.share.as_ref().and_then(|s| s.task_state.as_deref()).and_then(TaskState::parse);
@@ -526,18 +569,23 @@ pub(super) fn mark(draft: &mut Draft, step: &Step) {
     if !migrates {
         return;
     }
-    let copied = matches!(now, Some(TaskState::CopyingInProgress | TaskState::CopyingCompleted));
+    use TaskState as T;
+    let carried = matches!(
+        now,
+        Some(T::CopyingInProgress | T::CopyingCompleted | T::DriverInProgress | T::DriverPhase1Done)
+    );
     let state = match step {
         Step::Place { .. } => TaskState::InProgress,
-        Step::Assist { .. } => TaskState::DriverStarting,
+        Step::Assist { .. } | Step::CreateReplica { .. } => TaskState::DriverStarting,
         Step::Carry { .. } => TaskState::DriverInProgress,
+        Step::Transfer { .. } if now != Some(TaskState::Completing) => TaskState::DriverInProgress,
         Step::Mirror { last: false, .. } if now != Some(TaskState::Completing) => {
             TaskState::CopyingInProgress
         }
         Step::AwaitProceed { assisted: true } => TaskState::DriverPhase1Done,
         Step::AwaitProceed { assisted: false } => TaskState::CopyingCompleted,
-        Step::Cast { read_only: true, .. } if copied => TaskState::Completing,
-        Step::TakeOver { .. } => TaskState::Completing,
+        Step::Cast { read_only: true, .. } if carried => TaskState::Completing,
+        Step::TakeOver { .. } | Step::Quiesce { .. } => TaskState::Completing,
         _ => return,
     };
     show(draft, state);

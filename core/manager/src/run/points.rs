@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tandem_contract::{
-    DiscardPartial, Error, InstanceId, InstanceInfo, MakePoint, Observation, Outcome, PointId, PointInfo,
-    ReceiveSpec, ReleasePoint, ReplicaState, Retry, SendSpec, Style, UpdateReplicaState,
+    DiscardPartial, Epoch, Error, InstanceId, InstanceInfo, MakePoint, Observation, Outcome, PointId,
+    PointInfo, ReceiveSpec, ReleasePoint, ReplicaState, Retry, SendSpec, Style, UpdateReplicaState,
 };
 use tandem_host::{CallContext, transfer};
 
@@ -73,7 +73,8 @@ impl Run {
             if at_dest.resume.is_some() {
                 self.ask(&to_backend, DiscardPartial { instance: dest }).await?;
             }
-            return Ok(arrived(dest, record, (0, 0), None, scene, Some(at_dest)));
+            let epoch = scene.epoch_of(dest_row);
+            return Ok(arrived(dest, record, (0, 0), None, epoch, Some(at_dest)));
         }
         if at_dest.points.iter().any(arrived_before) {
             return Err(Error::conflict(format!(
@@ -102,16 +103,16 @@ impl Run {
                     to_backend.name()
                 ))
             })?;
-        let epoch = scene.share.epoch;
         let send = SendSpec {
             instance: source,
-            epoch,
+            epoch: scene.epoch_of(source_row),
             to: point,
             from: from.clone(),
             resume: resume.clone(),
             format: format.clone(),
             bandwidth: self.core.settings.bandwidth,
         };
+        let epoch = scene.epoch_of(dest_row);
         let receive = ReceiveSpec { instance: dest, epoch, to: record.info.clone(), from, resume, format };
         let carried = self
             .moving(async |cx| transfer(&from_backend, send.clone(), &to_backend, receive.clone(), &cx).await)
@@ -121,15 +122,17 @@ impl Run {
         };
         // Each side counts from its own end; the receiver knows what had arrived.
         let bytes = (received.bytes.max(sent.bytes), received.resumed_bytes);
-        let mut remarks: Vec<String> = remark.into_iter().collect();
-        remarks.extend(sent.remarks);
-        remarks.extend(received.remarks);
+        let lost: Vec<String> = sent.remarks.into_iter().chain(received.remarks).collect();
+        self.keeps_metadata(&lost)?;
+        let mut remarks: Vec<String> = remark.into_iter().chain(lost).collect();
         remarks.dedup();
         let remark = (!remarks.is_empty()).then(|| remarks.join("; "));
         // What users may read can be reached only once something whole has arrived.
-        let first = dest_row.exports.is_empty() && scene.share.replication == Some(Style::Readable);
+        let first = dest_row.exports.is_empty()
+            && dest_row.part == Part::Whole
+            && scene.share.replication == Some(Style::Readable);
         let now = if first { self.observe(dest_row).await? } else { None };
-        Ok(arrived(dest, record, bytes, remark, scene, now))
+        Ok(arrived(dest, record, bytes, remark, epoch, now))
     }
 
     /// Lets go of every point but the newest that two instances have in common (whichever is promoted, the others can
@@ -167,7 +170,8 @@ impl Run {
             Intent::DeleteReplica { instance, .. } => Some(instance),
             _ => None,
         };
-        let stay = now.family.instances.iter().filter(|i| Some(i.id) != leaves && !leaving(i));
+        let stays = |i: &&Instance| Some(i.id) != leaves && i.part == Part::Whole && !leaving(i);
+        let stay = now.family.instances.iter().filter(stays);
         // What the active one once received as a replica is needed by others only, and what has no storage gets all anew.
         let follow = stay.filter(|i| i.replica_state != Some(ReplicaState::Active) && !gone.contains(&i.id));
         keep.extend(follow.filter_map(|i| i.point.as_ref()).map(|p| p.info.id));
@@ -321,16 +325,15 @@ fn wanted_by(known: Option<&PointRecord>, records: &[PointRecord]) -> Vec<PointI
 }
 
 /// The rows that follow from an arrived point, for which so many bytes were carried and so many had been before; `seen`
-/// brings where the destination is reached since.
+/// brings where the destination is reached since; the destination took it at this epoch.
 fn arrived(
     dest: InstanceId,
     record: PointRecord,
     (bytes, resumed_bytes): (u64, u64),
     remark: Option<String>,
-    scene: &Scene,
+    epoch: Epoch,
     seen: Option<Observation>,
 ) -> Done {
-    let epoch = scene.share.epoch;
     // One whose epoch is not confirmed yet after a start is exported a moment later, at the same place.
     let seen = seen.filter(|seen| !seen.exports.is_empty());
     let info = seen.map(|seen| InstanceInfo { exports: seen.exports, ..InstanceInfo::default() });

@@ -170,6 +170,7 @@ impl Run {
             }
             Step::CreateReplica { instance } => {
                 let (backend, spec) = self.spec(&scene, *instance).await?;
+                let spec = super::migration::as_replica(spec);
                 let info = self.ask(&backend, CreateReplica { spec }).await?.into_inner();
                 Ok(served(*instance, info, &scene.share))
             }
@@ -209,6 +210,7 @@ impl Run {
                 let how = Phase::of(*last, *fenced);
                 self.mirror(&scene, *source, *instance, how).await
             }
+            Step::Succeed { source, instance } => self.succeed(&scene, *source, *instance).await,
             Step::Withdraw { instance } => self.withdraw(&scene, *instance).await,
             Step::Assist { source, instance } => self.assist(&scene, *source, *instance).await,
             Step::Carry { source, instance } => self.carry(&scene, *source, *instance).await,
