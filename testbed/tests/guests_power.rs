@@ -1,4 +1,4 @@
-//! The power of one of two storage hosts is cut at each step of a sync and of a promotion: of the source's and of the
+//! The power of one of two storage hosts is cut at each step of a sync, of a promotion and of a migration: of the source's and of the
 //! destination's, of the one with `tandemd` and of the one without. Everything comes to rest by itself, and what was
 //! acknowledged to a writer on NFS is kept.
 //!
@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::json;
 use tandem_guests::host::Event;
 use tandem_guests::{Host, Link, nfs};
 use tandem_testbed::api::word;
@@ -33,6 +34,8 @@ const ADDRESS: &str = "192.0.2.101";
 enum Deed {
     Sync,
     Promote,
+    /// Of a share without replicas, to the other host.
+    Migrate,
 }
 
 impl Deed {
@@ -40,13 +43,27 @@ impl Deed {
         match self {
             Self::Sync => "sync",
             Self::Promote => "promote",
+            Self::Migrate => "migrate",
         }
     }
 
-    fn action(self) -> &'static str {
+    /// Asks for it; `on` is the replica, or the share that is to go to that pool. Whether it was taken.
+    fn ask(self, site: &Site, on: &str, pool: usize) -> bool {
         match self {
-            Self::Sync => "resync",
-            Self::Promote => "promote",
+            Self::Sync => site.api.act(on, "resync").is_ok(),
+            Self::Promote => site.api.act(on, "promote").is_ok(),
+            Self::Migrate => {
+                let pools = site.api.get("v2/scheduler-stats/pools").unwrap_or_default();
+                let there = |p: &&serde_json::Value| p["backend"] == POOLS[pool].0;
+                let Some(there) = pools["pools"].as_array().and_then(|all| all.iter().find(there)) else {
+                    return false;
+                };
+                // That form completes by itself.
+                let body = json!({"migration_start": {
+                    "host": there["name"], "force_host_copy": false, "notify": true,
+                }});
+                site.api.share_action(on, "2.15", true, &body).is_ok_and(|(status, _)| status == 202)
+            }
         }
     }
 }
@@ -72,7 +89,7 @@ struct Case {
 
 /// What strikes the other host, when it is the destination (the source is the first pool), and when it is the source. A
 /// short call that has not begun has changed as little as one before it that has ended.
-const CALLS: [(Deed, usize, &[&str]); 4] = [
+const CALLS: [(Deed, usize, &[&str]); 6] = [
     (Deed::Sync, 0, &["receive:start", "receive:end", "release_point:end"]),
     (
         Deed::Promote,
@@ -98,6 +115,29 @@ const CALLS: [(Deed, usize, &[&str]); 4] = [
             "update_access:end",
         ],
     ),
+    (
+        Deed::Migrate,
+        0,
+        &[
+            "create_replica:end",
+            "receive:end",
+            "promote_replica:start",
+            "promote_replica:end",
+            "release_point:end",
+        ],
+    ),
+    (
+        Deed::Migrate,
+        1,
+        &[
+            "make_point:end",
+            "send:end",
+            "quiesce:end",
+            "demote_replica:end",
+            "delete_instance:start",
+            "delete_instance:end",
+        ],
+    ),
 ];
 
 /// Those that fit CI.
@@ -108,6 +148,8 @@ fn some() -> Vec<Case> {
         case(Deed::Promote, 0, Strike::Far("promote_replica:end".into())),
         case(Deed::Promote, 1, Strike::Near("step_done demote".into())),
         case(Deed::Promote, 1, Strike::Far("quiesce:end".into())),
+        case(Deed::Migrate, 0, Strike::Far("promote_replica:end".into())),
+        case(Deed::Migrate, 1, Strike::Near("step_done withdraw".into())),
     ]
 }
 
@@ -214,19 +256,19 @@ fn script(site: &Site, deed: Deed) -> Vec<String> {
 }
 
 /// Cuts the power, and switches it on again.
-fn strike(site: &Site, case: &Case, scripts: &[(Deed, Vec<String>)], replica: &str) {
-    let act = || site.api.act(replica, case.deed.action());
+fn strike(site: &Site, case: &Case, scripts: &[(Deed, Vec<String>)], on: &str) {
+    let act = || case.deed.ask(site, on, 1 - case.source);
     match &case.strike {
         Strike::Far(moment) => {
             site.stop_far_at(moment);
-            act().unwrap();
+            assert!(act());
             site.far_stops();
             site.cut_far();
             site.boot_far();
         }
         Strike::FarAmid => {
             let from = if case.source == 0 { &site.guest } else { site.far() };
-            site.cut_after(from, 3 << 20, || act().unwrap());
+            site.cut_after(from, 3 << 20, || assert!(act()));
             site.cut_far();
             site.cable(Link::GOOD);
             site.boot_far();
@@ -261,8 +303,10 @@ fn a_power_cut_of_either_host_at_any_step_is_recovered_from_and_loses_nothing() 
     // There and back, undisturbed.
     turn(&site, &share, 1);
     turn(&site, &share, 0);
-    let scripts = [Deed::Sync, Deed::Promote].map(|deed| (deed, script(&site, deed)));
-    for (number, case) in (if long() { all(&scripts) } else { some() }).iter().enumerate() {
+    let mut scripts: Vec<_> = [Deed::Sync, Deed::Promote].map(|deed| (deed, script(&site, deed))).into();
+    let (alone, followed): (Vec<Case>, Vec<Case>) =
+        (if long() { all(&scripts) } else { some() }).into_iter().partition(|c| c.deed == Deed::Migrate);
+    for (number, case) in followed.iter().enumerate() {
         println!("-- {:?} from {}: {:?}", case.deed, POOLS[case.source].0, case.strike);
         let (active, secondary) = turn(&site, &share, case.source);
         site.api.settle();
@@ -280,5 +324,51 @@ fn a_power_cut_of_either_host_at_any_step_is_recovered_from_and_loses_nothing() 
         assert_eq!(site.contents(&now), before, "what was there before is there");
         audit::at_rest(&site);
     }
+
+    // What has no replica moves from one to the other.
+    let (_, secondary) = turn(&site, &share, 0);
+    site.api.delete_replica(&secondary).unwrap();
+    wait::until("the replica to be gone", || (site.api.replicas_of(&share).len() == 1).then_some(()));
+    site.api.settle();
+    for pool in [1, 0] {
+        bring(&site, &share, pool);
+    }
+    scripts.push((Deed::Migrate, script(&site, Deed::Migrate)));
+    let near = if long() { all(&scripts[2..]) } else { Vec::new() };
+    let near = near.into_iter().filter(|c| matches!(c.strike, Strike::Near(_)));
+    for (number, case) in alone.into_iter().chain(near).enumerate() {
+        println!("-- {:?} from {}: {:?}", case.deed, POOLS[case.source].0, case.strike);
+        let active = bring(&site, &share, case.source);
+        site.fill(&active, "changing", 8);
+        let before = site.contents(&active);
+        let writer = Writer::start(&site, &active, &format!("moved-{number}"));
+        strike(&site, &case, &scripts, &share);
+        site.api.settle();
+        let now = site.api.only_replica(&share, "active");
+        println!("   it is {}", if now == active { "where it was" } else { "where it was to go" });
+        writer.lost_nothing(&site, &now);
+        assert_eq!(site.contents(&now), before, "what was there before is there");
+        assert_eq!(site.api.share(&share).unwrap()["status"], "available");
+        audit::at_rest(&site);
+    }
     audit::removed(&site);
+}
+
+/// Brings a share without replicas onto a pool.
+fn bring(site: &Site, share: &str, pool: usize) -> String {
+    let active = site.api.only_replica(share, "active");
+    let there = |row: &serde_json::Value| word(&row["availability_zone"]) == POOLS[pool].1;
+    if !site.api.replicas_of(share).iter().any(there) {
+        assert!(Deed::Migrate.ask(site, share, pool));
+        site.api.settle();
+        let now = site.api.only_replica(share, "active");
+        assert_ne!(
+            now,
+            active,
+            "an undisturbed migration: {:?}",
+            site.api.operations("kind=migrate&limit=1")
+        );
+        return now;
+    }
+    active
 }
