@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 
 use tandem_sdk::{Error, InstanceId, OpContext, Result, Retry};
 
+use crate::apart::Apart;
 use crate::image::{Image, Mark, Version};
 use crate::lzc::{self, Flags};
 use crate::pump::{self, End, Pump};
@@ -54,6 +55,7 @@ impl Inner {
         before: u64,
     ) -> Result<u64> {
         let to = dest.meta.spec.instance;
+        self.align(cx, there, source, dest).await?;
         let target = self.moment(cx, source, dest, to).await?;
         let version = content(source)?;
         let older = |mark: &&Mark| mark.txg < target.txg;
@@ -89,7 +91,7 @@ impl Inner {
             tool::alive(&leg.target)?;
             let done = before.saturating_add(bytes);
             let total = total.map(|total| before.saturating_add(total));
-            bytes += cx.blocking(move |cx| carry(cx, &leg, done, total)).await?;
+            bytes += cx.blocking(move |cx| carry(cx, leg, done, total)).await?;
             base = Some((format!("{}#{}", version.name, names::of_move(to, next.txg)), next));
             there.refresh(cx, dest).await?;
             base = base.map(|(bookmark, mark)| (self.still(version, &mark).unwrap_or(bookmark), mark));
@@ -108,6 +110,48 @@ impl Inner {
         there.refresh(cx, dest).await?;
         self.refresh(cx, source).await?;
         Ok(bytes)
+    }
+
+    /// Gives the destination's snapshots of other people the names that they have at the source now, and destroys those that
+    /// were destroyed there: their names may be those of others by now.
+    async fn align(&self, cx: &OpContext, there: &Self, source: &Image, dest: &mut Image) -> Result<()> {
+        let Some(version) = arrived(dest) else { return Ok(()) };
+        let (name, to) = (version.name.clone(), dest.meta.spec.instance);
+        let current = content(source)?;
+        let called = |mark: &Mark| {
+            let kept = current.others.iter().find(|other| other.guid == mark.guid);
+            kept.map(|other| other.short.as_str())
+        };
+        let known = |mark: &Mark| current.trail.iter().any(|other| other.guid == mark.guid);
+        let newest = newest(dest).map(|mark| mark.guid);
+        let rename = async |from: &str, to: &str| {
+            let (from, to) = (format!("{name}@{from}"), format!("{name}@{to}"));
+            tool::zfs(cx, &name, &["rename", &from, &to]).await.map(drop)
+        };
+        let mut changed = false;
+        for mark in version.others.iter().filter(|mark| called(mark) != Some(mark.short.as_str())) {
+            if called(mark).is_none() && newest != Some(mark.guid) {
+                changed = true;
+                there.destroy_snapshot(cx, &format!("{name}@{}", mark.short), false).await?;
+            } else if called(mark).is_some() || known(mark) {
+                // Two may have changed names with each other; and the next stream builds on the newest.
+                changed = true;
+                rename(&mark.short, &names::of_move(to, mark.guid)).await?;
+            }
+        }
+        if changed {
+            there.refresh(cx, dest).await?;
+        }
+        let aside = arrived(dest).map(|version| version.moves.clone()).unwrap_or_default();
+        let back = aside.iter().filter_map(|mark| Some((mark, called(mark)?)));
+        for (mark, name) in back {
+            changed = true;
+            rename(&mark.short, name).await?;
+        }
+        if changed {
+            there.refresh(cx, dest).await?;
+        }
+        Ok(())
     }
 
     /// The name of a snapshot that is still there.
@@ -219,38 +263,31 @@ fn base(version: &Version, dest: &Image) -> Result<Option<(String, Mark)>> {
 }
 
 /// Runs one stream through; the bytes that went.
-fn carry(cx: &OpContext, leg: &Leg, before: u64, total: Option<u64>) -> Result<u64> {
+fn carry(cx: &OpContext, leg: Leg, before: u64, total: Option<u64>) -> Result<u64> {
     let (out, feed) = pump::pipe()?;
     let (intake, push) = pump::pipe()?;
+    let (snapshot, target) = (leg.snapshot.clone(), leg.target.clone());
+    let sending = Apart::run(&snapshot, move || {
+        lzc::send(&leg.snapshot, leg.from.as_deref(), feed.as_fd(), leg.flags, leg.at)
+    })?;
+    let receiving = Apart::run(&target, move || lzc::receive(&leg.target, leg.flags.raw, intake.as_fd()))?;
     let mut pump = Pump { cx, limit: None, total, bytes: before };
-    let ran = pump::beside(
-        || {
-            let feed = feed;
-            lzc::send(&leg.snapshot, leg.from.as_deref(), feed.as_fd(), leg.flags, leg.at)
-        },
-        || {
-            pump::beside(
-                || {
-                    let intake = intake;
-                    lzc::receive(&leg.target, leg.flags.raw, intake.as_fd())
-                },
-                || {
-                    let (out, push) = (out, push);
-                    pump.run(out.as_fd(), push.as_fd())
-                },
-            )
-        },
-    );
-    let panicked = |_| Error::bug("a thread of the stream panicked");
-    let (sent, ran) = ran.map_err(panicked)?;
-    let (received, pumped) = ran.map_err(panicked)?;
+    let pumped = pump.run(out.as_fd(), push.as_fd());
+    drop((out, push));
     let bytes = pump.bytes.saturating_sub(before);
+    let (received, sent) = (receiving.end(), sending.end());
     match (received, pumped, sent) {
         // The kernel says so once it has seen the last record, and proven every one of them.
-        (Ok(()), _, _) => Ok(bytes),
-        (Err(_), Err(stop), _) => Err(stop),
+        (Ok(Ok(())), _, _) => Ok(bytes),
+        (_, Err(stop), _) => Err(stop),
+        (Err(stopped), Ok(_), _) => Err(stopped),
         // The sender's own reason comes first: the receiver then sees a stream that ends early.
-        (Err(_), Ok(End::Whole), Err(errno)) => Err(error::of_errno("send", &leg.snapshot, errno)),
-        (Err(errno), Ok(_), _) => Err(error::of_errno("receive", &leg.target, errno)),
+        (Ok(Err(_)), Ok(End::Whole), Ok(Err(errno))) => Err(error::of_errno("send", &snapshot, errno)),
+        (Ok(Err(_)), Ok(End::Whole), Err(stopped)) => Err(stopped),
+        (Ok(Err(errno)), Ok(_), _) => {
+            let error = error::of_errno("receive", &target, errno);
+            // Somebody gave a snapshot that name, or renamed one, while it went: the next round begins with that.
+            Err(if errno == error::EEXIST { error.retry(Retry::Safe) } else { error })
+        }
     }
 }

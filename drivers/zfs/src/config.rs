@@ -32,6 +32,10 @@ pub struct Config {
     /// without it somebody has to load the key before such a replica can be mounted.
     #[serde(default)]
     pub key_location: Option<String>,
+    /// Whether the manager may copy an encrypted share from host to host, which is how one moves that its driver cannot move:
+    /// the copy is encrypted only if where it goes is.
+    #[serde(default)]
+    pub copy_encrypted: bool,
     /// Whether deleting a share also destroys snapshots that somebody else made of it; refused otherwise.
     #[serde(default)]
     pub delete_foreign_snapshots: bool,

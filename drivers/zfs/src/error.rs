@@ -102,6 +102,9 @@ pub(crate) fn of_tool(dataset: &str, said: &str) -> Option<Error> {
     } else if has(&["no such pool", "cannot open '/dev/zfs'", "modules are not loaded", "modules cannot be"])
     {
         not_imported(pool)
+    } else if has(&["Key load error", "Incorrect key", "Keys must be loaded"]) {
+        Error::conflict(format!("the encryption key of `{dataset}` cannot be loaded: {said}"))
+            .retry(Retry::AfterOperator)
     } else if has(&["has dependent clones", "has children", "filesystem has dependent"]) {
         Error::busy(format!(
             "`{dataset}` has clones or children that somebody else made: {said}; remove them first"
@@ -174,6 +177,8 @@ mod tests {
         assert_eq!(kind("cannot destroy 'tank/a': dataset is busy"), Some(ErrorKind::Busy));
         assert_eq!(kind("cannot open 'tank/a': dataset does not exist"), Some(ErrorKind::NotFound));
         assert_eq!(kind("cannot create 'tank/a': dataset already exists"), Some(ErrorKind::Conflict));
+        let wrong = of_tool("tank/a", "Key load error: Incorrect key provided for 'tank/a'.").unwrap();
+        assert_eq!((wrong.kind, wrong.retry), (ErrorKind::Conflict, Retry::AfterOperator));
         assert_eq!(
             kind("cannot create 'tank/a': 'recordsize' must be power of 2 from 512B to 16M"),
             Some(ErrorKind::InvalidArgument)

@@ -92,7 +92,15 @@ impl Attachable for Zfs {
         let inner = &self.inner;
         let mut image = inner.existing(cx, call.instance).await?;
         image.meta.see(call.epoch)?;
-        crate::stream::content(&image)?;
+        let encrypted = crate::stream::content(&image)?.encrypted;
+        if encrypted && call.read_only && !inner.config.copy_encrypted {
+            return Err(Error::conflict(format!(
+                "instance {} is encrypted, and a copy from host to host would not be; let its driver migrate it, or set \
+                 `copy_encrypted = true` for its back end",
+                call.instance
+            ))
+            .retry(tandem_sdk::Retry::AfterOperator));
+        }
         let wanted = if call.read_only { Attached::ReadOnly } else { Attached::ReadWrite };
         let was = image.meta.attached;
         if let Some(was) = was.filter(|was| *was != wanted) {

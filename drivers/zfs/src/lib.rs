@@ -11,12 +11,15 @@
 //! POOL/…/PARENT/<instance>/v2        a full copy that arrives; replaces v1 when it is whole
 //! ```
 
+mod apart;
 mod carry;
 mod config;
 mod error;
+mod folder;
 mod header;
 mod image;
 mod instance;
+mod keys;
 mod lzc;
 mod meta;
 mod migration;

@@ -13,7 +13,7 @@ use tandem_sdk::contract::{
     MigrationRelease, MigrationRevert, MigrationSpec, MigrationStart, Outcome, PrepareDestination, Progress,
     Role, Switched,
 };
-use tandem_sdk::{Error, Exporter, InstanceId, Lock, Migration, OpContext, Reachable, Result, Retry};
+use tandem_sdk::{Error, Exporter, InstanceId, Lock, Migration, OpContext, Reachable, Result};
 use tracing::Instrument;
 
 use crate::carry::{self, FIRST};
@@ -36,6 +36,8 @@ const LITTLE: u64 = 16 << 20;
 const LATE_ROUNDS: u32 = 4;
 /// Rounds once writers are held back, at most.
 const LAST_ROUNDS: u32 = 5;
+/// Properties without which some of a file's metadata is there and does not count.
+const MEANING: [&str; 2] = ["xattr", "acltype"];
 
 /// The running system, and the mounts that it sees: other pools are reached from nowhere else.
 pub(crate) fn system() -> String {
@@ -99,7 +101,7 @@ impl Migration for Zfs {
         if let Some(image) = inner.find(cx, source).await?.filter(|image| !image.meta.deleting) {
             let mine =
                 image.meta.moving.as_ref().is_some_and(|m| m.destination == call.migration.destination);
-            if image.meta.role == Role::Active || (mine && !inner.is_switched(cx, &image).await?) {
+            if image.meta.role == Role::Active || !mine || !inner.is_switched(cx, &image).await? {
                 return Err(Error::conflict(format!(
                     "instance {source} has not been switched away from; complete the migration first"
                 )));
@@ -238,7 +240,7 @@ impl Inner {
         }
         nothing_stays(source)?;
         let there = there(spec)?;
-        drop(destination(cx, &there, spec).await?);
+        let mut dest = destination(cx, &there, spec).await?;
         match &source.meta.moving {
             Some(moving) if moving.destination == spec.destination => return Ok(Outcome::Unchanged(())),
             // Its end was never told: what it went to is no more.
@@ -255,6 +257,8 @@ impl Inner {
             }
             None => {}
         }
+        self.find_key(cx, &there, source).await?;
+        self.keep_meaning(cx, &there, source, &mut dest.image).await?;
         source.meta.moving = Some(Moving {
             destination: spec.destination,
             dataset: there.name(spec.destination),
@@ -268,6 +272,36 @@ impl Inner {
         self.save(cx, source).await?;
         self.forget_moves(cx, source).await?;
         Ok(Outcome::Changed(()))
+    }
+
+    /// What of a share's files is no content of its dataset but a property of it has to be the same where it goes: without it the
+    /// kernel does not heed their ACLs any more.
+    async fn keep_meaning(
+        &self,
+        cx: &OpContext,
+        there: &Self,
+        source: &Image,
+        dest: &mut Image,
+    ) -> Result<()> {
+        for property in MEANING {
+            let get = async |of: &str| tool::zfs(cx, of, &["get", "-Hp", "-o", "value", property, of]).await;
+            let (ours, theirs) = (get(&content(source)?.name).await?, get(&dest.name).await?);
+            let (ours, theirs) = (ours.trim(), theirs.trim());
+            if ours == theirs || ours == "off" {
+                continue;
+            }
+            if dest.meta.spec.options.contains_key(property) {
+                if theirs != "off" {
+                    continue;
+                }
+                return Err(Error::unsupported(format!(
+                    "the share has `{property}` {ours}, and the share type wants it off, so that what files say would not count \
+                     any more; leave `zfs:{property}` out of the share type"
+                )));
+            }
+            tool::zfs(cx, &dest.name, &["set", &format!("{property}={ours}"), &dest.name]).await?;
+        }
+        there.refresh(cx, dest).await
     }
 
     async fn is_there(&self, cx: &OpContext, dataset: &str) -> Result<bool> {
@@ -295,38 +329,6 @@ impl Inner {
         tracing::debug!(source = %spec.source, bytes, rounds = moving.rounds, "Carried a round of a migration.");
         self.save(cx, &mut source).await?;
         Ok(bytes)
-    }
-
-    /// Makes sure that what has arrived can be mounted: an encrypted dataset needs its key.
-    async fn unlock(&self, cx: &OpContext, there: &Self, source: &Image, dest: &mut Image) -> Result<()> {
-        let Some(version) = carry::arrived(dest).filter(|v| v.key_missing) else { return Ok(()) };
-        let name = version.name.clone();
-        let location = match &there.config.key_location {
-            Some(location) => Some(location.clone()),
-            None => self.key_location(cx, &content(source)?.name).await?,
-        };
-        let Some(location) = location else {
-            return Err(Error::conflict(format!(
-                "what arrives in `{name}` is encrypted, and its key is not there; load it with `zfs load-key {name}`, or give \
-                 the destination's back end a `key_location`"
-            ))
-            .retry(Retry::AfterOperator));
-        };
-        tool::zfs(cx, &name, &["load-key", "-L", &location, &name]).await?;
-        // What arrives raw asks for its key at a prompt, which nobody answers after a boot.
-        tool::zfs(cx, &name, &["set", &format!("keylocation={location}"), &name]).await?;
-        there.refresh(cx, dest).await
-    }
-
-    /// The file from which the key of a dataset was read, where it is one.
-    async fn key_location(&self, cx: &OpContext, dataset: &str) -> Result<Option<String>> {
-        let value = async |property: &str, of: &str| {
-            let text = tool::zfs(cx, of, &["get", "-Hp", "-o", "value", property, of]).await?;
-            Ok::<_, Error>(text.trim().to_owned())
-        };
-        let root = value("encryptionroot", dataset).await?;
-        let location = value("keylocation", &root).await?;
-        Ok(location.starts_with("file:///").then_some(location))
     }
 
     /// Holds writers back, carries the rest, and serves users by the destination.
@@ -404,6 +406,8 @@ impl Inner {
             if let Some(txg) = newest
                 && is_all(source, txg)
             {
+                // Made since the start, it would stay behind.
+                nothing_stays(source)?;
                 self.forget_gone(cx, there, source, dest).await?;
                 // Any other answer than "switched" is found by looking at the destination.
                 if let Some(moving) = source.meta.moving.as_mut() {
@@ -456,6 +460,7 @@ impl Inner {
                 self.serve(cx, source).await?;
                 self.forget_moves(cx, source).await?;
             }
+            Lock::remove(&self.moves(), spec.source);
             return Ok(Outcome::Unchanged(()));
         }
         // The source is fenced before the destination is active; until then it need not be there.

@@ -3,7 +3,6 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +10,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use tandem_sdk::files::failed;
 use tandem_sdk::{Error, Exporter, Result, Retry};
+
+use crate::folder;
 
 /// How often, and how far apart, a busy mount is tried before it is detached.
 const TRIES: u32 = 20;
@@ -32,9 +33,17 @@ fn source(mountinfo: &str, path: &Path) -> Option<String> {
     })
 }
 
+/// Writes back everything of what is mounted there.
+pub(crate) fn write_back(path: &Path) -> Result<()> {
+    let folder = fs::File::open(path).map_err(|e| failed("open", path, &e))?;
+    rustix::fs::syncfs(&folder).map_err(|errno| failed("write back", path, &errno.into()))
+}
+
 /// Mounts a dataset.
 pub(crate) fn mount(dataset: &str, path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|e| failed("create", path, &e))?;
+    if mounted(path).is_none() {
+        folder::make(path)?;
+    }
     let data = CString::new(format!("mntpoint={}", path.display()))
         .map_err(|_| Error::bug("a mount point with a zero byte"))?;
     let flags = MountFlags::NODEV | MountFlags::NOSUID;
@@ -74,11 +83,7 @@ pub(crate) fn unmount(path: &Path, exporter: &Exporter) -> Result<bool> {
             Err(errno) => return Err(failed("unmount", path, &errno.into())),
         }
     }
-    match fs::remove_dir(path) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(was),
-        Err(e) => Err(failed("remove", path, &e)),
-    }
+    Ok(folder::remove(path)? || was)
 }
 
 #[cfg(test)]

@@ -83,12 +83,13 @@ impl Inner {
             _ => return Vec::new(),
         };
         let of_version = |v: &Version| {
-            let carried = v.others.iter().filter(|mark| mark.txg <= until);
+            // One that is held is to be kept, by whoever holds it.
+            let carried = v.others.iter().filter(|mark| mark.txg <= until && !mark.held);
             carried.map(|mark| format!("{}@{}", v.name, mark.short)).collect::<Vec<_>>()
         };
         // Those of a source's own dataset hold nothing; a destination's were made here.
         let source = image.meta.role != Role::Destination;
-        let hollow = image.hollow.iter().filter(|mark| source && mark.txg <= until);
+        let hollow = image.hollow.iter().filter(|mark| source && mark.txg <= until && !mark.held);
         let hollow = hollow.map(|mark| format!("{}@{}", image.name, mark.short));
         image.versions.iter().flat_map(of_version).chain(hollow).collect()
     }

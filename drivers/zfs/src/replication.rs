@@ -89,6 +89,12 @@ impl Inner {
             self.serve(cx, image).await?;
             return Ok(outcome(rose, self.info(image)));
         }
+        if self.is_switched(cx, image).await? {
+            return Err(Error::conflict(format!(
+                "instance {} has migrated, and its users are served where it went",
+                call.instance
+            )));
+        }
         let Ok(current) = content(image) else {
             return Err(Error::conflict(format!(
                 "instance {} holds no whole point yet, so that it cannot become active",

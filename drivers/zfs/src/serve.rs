@@ -66,6 +66,7 @@ impl Inner {
         let id = image.meta.spec.instance;
         self.exporter.close(cx, &id.to_string(), &self.path(id)).await?;
         if !image.readonly {
+            self.write_back(cx, image).await?;
             tool::zfs(cx, &image.name, &["set", "readonly=on", &image.name]).await?;
             image.readonly = true;
         }
@@ -77,10 +78,24 @@ impl Inner {
         if image.readonly == readonly {
             return Ok(false);
         }
+        if readonly {
+            self.write_back(cx, image).await?;
+        }
         let property = if readonly { "readonly=on" } else { "readonly=off" };
         tool::zfs(cx, &image.name, &["set", property, &image.name]).await?;
         image.readonly = readonly;
         Ok(true)
+    }
+
+    /// What was written through a mapping of a file lies in memory until the kernel writes it back, which it does not once the
+    /// dataset is read-only.
+    async fn write_back(&self, cx: &OpContext, image: &Image) -> Result<()> {
+        if !self.is_reachable(image) {
+            return Ok(());
+        }
+        tool::alive(&image.name)?;
+        let path = self.path(image.meta.spec.instance);
+        cx.blocking(move |_| mount::write_back(&path)).await
     }
 
     /// The active one's size is a quota; what a secondary receives has been counted where it came from.

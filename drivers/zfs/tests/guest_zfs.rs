@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 
-use common::{Backend, Pair, noise, transfer, zfs};
+use common::{Backend, Pair, noise, transfer, write_mapped, zfs};
 use libtest_mimic::{Arguments, Trial};
 use tandem_sdk::contract::*;
 
@@ -33,6 +33,7 @@ fn main() -> std::process::ExitCode {
         a_quiesced_share_takes_no_writes_not_even_from_open_files,
         foreign_datasets_are_left_alone_and_a_missing_pool_has_a_sentence,
         shares_are_mounted_once_through_a_link,
+        nobody_writes_beneath_a_mount,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -198,11 +199,14 @@ async fn a_quiesced_share_takes_no_writes_not_even_from_open_files() {
     let (instance, epoch, folder) = (pair.active, Epoch(1), pair.alpha.folder(pair.active));
     let mut open = fs::File::create(folder.join("log")).unwrap();
     std::io::Write::write_all(&mut open, b"before").unwrap();
+    write_mapped(&folder.join("mapped"), &noise(8, 300_000));
     pair.alpha.call(Quiesce { instance, epoch, wait_seconds: None }).await.unwrap();
     assert!(std::io::Write::write_all(&mut open, b"after").is_err());
     assert!(fs::write(folder.join("new"), b"x").is_err());
     assert_eq!(fs::read(folder.join("log")).unwrap(), b"before");
     let (point, _) = pair.must_sync().await;
+    let mapped = format!("{}/.zfs/snapshot/tandem-{}/mapped", folder.display(), point.id);
+    assert_eq!(fs::read(mapped).unwrap(), noise(8, 300_000));
     pair.alpha.call(ResumeWrites { instance, epoch }).await.unwrap();
     std::io::Write::write_all(&mut open, b" after").unwrap();
     drop(open);
@@ -246,5 +250,20 @@ async fn shares_are_mounted_once_through_a_link() {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let real = format!(" /srv/alpha-real/{} ", pair.active);
     assert_eq!(mounts.lines().filter(|line| line.contains(&real)).count(), 1, "{mounts}");
+    pair.leaves_nothing().await;
+}
+
+async fn nobody_writes_beneath_a_mount() {
+    let pair = Pair::new("beneath", Style::Dr).await;
+    let folder = pair.alpha.folder(pair.active);
+    fs::write(folder.join("kept"), b"x").unwrap();
+    // As it is after a boot, until the epoch is confirmed.
+    rustix::mount::unmount(&folder, rustix::mount::UnmountFlags::DETACH).unwrap();
+    assert!(fs::write(folder.join("lost"), b"x").is_err(), "also root is held back");
+    assert!(fs::read_dir(&folder).unwrap().next().is_none());
+    let ensure = EnsureInstance { instance: pair.active, epoch: Epoch(1) };
+    assert!(pair.alpha.call(ensure).await.unwrap().is_changed());
+    assert_eq!(fs::read(folder.join("kept")).unwrap(), b"x");
+    fs::write(folder.join("more"), b"x").unwrap();
     pair.leaves_nothing().await;
 }

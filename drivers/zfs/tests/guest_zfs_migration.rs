@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{Move, noise, zfs};
+use common::{Backend, Move, noise, zfs};
 use libtest_mimic::{Arguments, Trial};
 use tandem_sdk::contract::*;
 
@@ -36,7 +36,10 @@ fn main() -> std::process::ExitCode {
         a_full_pool_stops_a_round_and_the_next_goes_on,
         a_cancel_leaves_nothing_even_with_the_destination_gone,
         what_somebody_made_of_the_destination_is_named,
+        snapshots_that_change_their_names_do_so_where_they_went,
+        acls_count_where_they_go,
         a_migration_that_is_dropped_anywhere_is_whole_on_one_side,
+        a_destination_that_stops_lets_the_source_go,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -161,11 +164,12 @@ async fn writers_with_open_files_are_held_back_and_lose_nothing() {
     scene.remove().await;
 }
 
+const KEY: &str = "/run/tandem-move.key";
+
 /// A key in a file, and a dataset of that name that is encrypted with it.
 fn encrypted(dataset: &str) {
-    let key = "/run/tandem-move.key";
-    fs::write(key, [7; 32]).unwrap();
-    let location = format!("keylocation=file://{key}");
+    fs::write(KEY, [7; 32]).unwrap();
+    let location = format!("keylocation=file://{KEY}");
     let more = ["-o", "keyformat=raw", "-o", &location, "-o", "mountpoint=none", dataset];
     zfs(&[&["create", "-o", "encryption=on"][..], &more].concat());
 }
@@ -174,6 +178,20 @@ async fn an_encrypted_share_moves_as_it_is() {
     encrypted("alpha/sealed");
     let scene = Move::new("sealed", &[], &[]).await;
     fs::write(scene.here().join("secret"), noise(5, 200_000)).unwrap();
+    // Nobody gets it in clear unasked, and nothing goes that could not be mounted.
+    let attach = Attach { instance: scene.spec.source, epoch: Epoch(1), read_only: true };
+    let refused = scene.alpha.call(attach).await.unwrap_err();
+    assert!(refused.message.contains("copy_encrypted"), "{refused}");
+    for (key, says) in [(Some([8; 32]), "ncorrect key"), (None, "cannot be loaded")] {
+        match key {
+            Some(key) => fs::write(KEY, key).unwrap(),
+            None => fs::remove_file(KEY).unwrap(),
+        }
+        let start = MigrationStart { migration: scene.spec.clone() };
+        let error = scene.alpha.call(start).await.unwrap_err();
+        assert!(error.message.contains(says) && error.retry == Retry::AfterOperator, "{error}");
+    }
+    fs::write(KEY, [7; 32]).unwrap();
     scene.start().await;
     first_phase(&scene).await;
     fs::write(scene.here().join("more"), b"x").unwrap();
@@ -265,9 +283,14 @@ async fn what_somebody_made_of_the_destination_is_named() {
 
     scene.start().await;
     first_phase(&scene).await;
+    // Made after the start, it is seen before the switch.
+    let within = format!("{}/later", scene.alpha.content(scene.spec.source, 1));
+    zfs(&["create", "-o", "mountpoint=none", &within]);
+    let error = scene.complete().await.unwrap_err();
+    assert!(error.message.contains(&within), "{error}");
+    zfs(&["destroy", &within]);
     let theirs = format!("{}@daily", scene.beta.content(scene.spec.destination, 1));
     zfs(&["snapshot", &theirs]);
-    fs::write(scene.here().join("more"), b"x").unwrap();
     let error = scene.complete().await.unwrap_err();
     assert!(error.kind == ErrorKind::Conflict && error.message.contains(&theirs), "{error}");
     scene.cancel().await.unwrap();
@@ -275,6 +298,125 @@ async fn what_somebody_made_of_the_destination_is_named() {
     let error = scene.beta.call(DeleteInstance { instance: scene.spec.destination }).await.unwrap_err();
     assert!(error.message.contains(&theirs), "{error}");
     zfs(&["destroy", &theirs]);
+    scene.remove().await;
+}
+
+async fn snapshots_that_change_their_names_do_so_where_they_went() {
+    let scene = Move::new("renamed", &[], &[]).await;
+    let content = scene.alpha.content(scene.spec.source, 1);
+    let full = |name: &str| format!("{content}@{name}");
+    let make = |name: &str| {
+        fs::write(scene.here().join(name), name).unwrap();
+        zfs(&["snapshot", &full(name)]);
+    };
+    let rename = |from: &str, to: &str| drop(zfs(&["rename", &full(from), &full(to)]));
+    for name in ["left", "right", "daily.0", "daily.1", "latest"] {
+        make(name);
+    }
+    scene.start().await;
+    scene.round().await.unwrap();
+    zfs(&["destroy", &full("daily.1")]);
+    rename("daily.0", "daily.1");
+    zfs(&["destroy", &full("latest")]);
+    rename("left", "other");
+    rename("right", "left");
+    rename("other", "right");
+    for name in ["daily.0", "latest"] {
+        make(name);
+    }
+    let kept: Vec<_> =
+        snapshots(&content).into_iter().filter(|(name, _)| !name.starts_with("tandem-")).collect();
+    scene.complete().await.unwrap();
+    let dest = scene.beta.content(scene.spec.destination, 1);
+    assert_eq!(snapshots(&dest), kept);
+
+    // Somebody wants one of them kept here, and nobody serves this side again.
+    let promote = PromoteReplica {
+        instance: scene.spec.source,
+        epoch: Epoch(1),
+        promotion: Promotion::Forced { point: None },
+    };
+    assert_eq!(scene.alpha.call(promote).await.unwrap_err().kind, ErrorKind::Conflict);
+    zfs(&["hold", "theirs", &full("left")]);
+    let error = scene.alpha.call(MigrationRelease { migration: scene.spec.clone() }).await.unwrap_err();
+    assert!(error.message.contains("@left"), "{error}");
+    assert_eq!(zfs(&["get", "-H", "-o", "value", "defer_destroy", &full("left")]).trim(), "off");
+    zfs(&["release", "theirs", &full("left")]);
+    scene.release().await;
+    for (name, _) in snapshots(&dest) {
+        zfs(&["destroy", &format!("{dest}@{name}")]);
+    }
+    scene.remove().await;
+}
+
+async fn acls_count_where_they_go() {
+    zfs(&["create", "-o", "mountpoint=none", "-o", "acltype=posix", "-o", "xattr=dir", "alpha/acls"]);
+    let scene = Move::new("acls", &[], &[]).await;
+    fs::write(scene.here().join("a"), b"x").unwrap();
+    scene.start().await;
+    first_phase(&scene).await;
+    scene.complete().await.unwrap();
+    let content = scene.beta.content(scene.spec.destination, 1);
+    for (property, value) in [("acltype", "posix"), ("xattr", "dir")] {
+        assert_eq!(zfs(&["get", "-H", "-o", "value", property, &content]).trim(), value);
+    }
+    scene.release().await;
+    scene.remove().await;
+}
+
+/// Has every read and write of a pool's disk fail, until it is dropped.
+struct Broken {
+    pool: &'static str,
+    table: String,
+}
+
+fn dmsetup(args: &[&str]) -> String {
+    let out = std::process::Command::new("/usr/sbin/dmsetup").args(args).output().unwrap();
+    assert!(out.status.success(), "dmsetup {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+impl Broken {
+    fn pool(pool: &'static str) -> Self {
+        let table = dmsetup(&["table", pool]).trim().to_owned();
+        let sectors = table.split(' ').nth(1).unwrap();
+        Self::load(pool, &format!("0 {sectors} error"));
+        Self { pool, table }
+    }
+
+    fn load(pool: &str, table: &str) {
+        for words in [
+            &["load", pool, "--table", table][..],
+            &["suspend", "--noflush", "--nolockfs", pool],
+            &["resume", pool],
+        ] {
+            dmsetup(&[&["--noudevsync", "--noudevrules"], words].concat());
+        }
+    }
+}
+
+impl Drop for Broken {
+    fn drop(&mut self) {
+        Self::load(self.pool, &self.table);
+        let clear = std::process::Command::new("/usr/sbin/zpool").args(["clear", self.pool]).status();
+        assert!(clear.unwrap().success());
+    }
+}
+
+async fn a_destination_that_stops_lets_the_source_go() {
+    let alpha = Backend::open("alpha", "stopped", &[]).await;
+    let scene = Move::between(alpha, Backend::open("gamma", "stopped", &[]).await).await;
+    fs::write(scene.here().join("a"), noise(9, 3_000_000)).unwrap();
+    scene.start().await;
+    let broken = Broken::pool("gamma");
+    // The kernel's receive waits for the disks, for as long as that takes.
+    let round = MigrationContinue { migration: scene.spec.clone() };
+    scene.alpha.call_for(5_000, round, None).await.unwrap_err();
+    scene.cancel().await.unwrap();
+    fs::write(scene.here().join("b"), b"writable").unwrap();
+    assert!(!scene.alpha.left().iter().any(|name| name.contains("tandem-")));
+    drop(broken);
+    in_peace(|| scene.beta.call(DeleteInstance { instance: scene.spec.destination })).await.unwrap();
     scene.remove().await;
 }
 

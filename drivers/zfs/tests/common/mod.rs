@@ -63,10 +63,15 @@ impl Backend {
     }
 
     pub async fn with_stream<V: Verb>(&self, verb: V, stream: Option<OwnedFd>) -> Result<V::Reply> {
+        self.call_for(300_000, verb, stream).await
+    }
+
+    /// A call that is given so many milliseconds.
+    pub async fn call_for<V: Verb>(&self, ms: u64, verb: V, stream: Option<OwnedFd>) -> Result<V::Reply> {
         let request = Request {
             op: OpId(Uuid::new_v4()),
             delivery: DELIVERY.fetch_add(1, Ordering::Relaxed),
-            deadline_ms: Some(300_000),
+            deadline_ms: Some(ms),
             verb: V::NAME.to_owned(),
             args: serde_json::to_value(&verb).unwrap(),
         };
@@ -180,7 +185,10 @@ pub struct Move {
 impl Move {
     pub async fn new(test: &str, alpha: &[(&str, &str)], beta: &[(&str, &str)]) -> Self {
         let alpha = Backend::open("alpha", test, alpha).await;
-        let beta = Backend::open("beta", test, beta).await;
+        Self::between(alpha, Backend::open("beta", test, beta).await).await
+    }
+
+    pub async fn between(alpha: Backend, beta: Backend) -> Self {
         let source = InstanceSpec {
             instance: InstanceId(Uuid::new_v4()),
             resource: ResourceId(Uuid::new_v4()),
@@ -310,6 +318,24 @@ pub async fn transfer(
     };
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     tokio::join!(from.0.with_stream(send, Some(writer)), to.0.with_stream(receive, Some(reader)))
+}
+
+/// Writes to a file through a mapping of it, without a word to the kernel that it should be kept.
+#[allow(unsafe_code)]
+pub fn write_mapped(file: &std::path::Path, bytes: &[u8]) {
+    use std::os::fd::AsRawFd;
+    let open =
+        std::fs::File::options().read(true).write(true).create(true).truncate(false).open(file).unwrap();
+    open.set_len(bytes.len() as u64).unwrap();
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping of as many bytes as the file has, written within them and given back.
+    unsafe {
+        let at =
+            libc::mmap(std::ptr::null_mut(), bytes.len(), protection, libc::MAP_SHARED, open.as_raw_fd(), 0);
+        assert_ne!(at, libc::MAP_FAILED);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), at.cast::<u8>(), bytes.len());
+        assert_eq!(libc::munmap(at, bytes.len()), 0);
+    }
 }
 
 /// Bytes that do not compress.
