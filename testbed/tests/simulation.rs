@@ -264,6 +264,26 @@ mod switch {
     }
 
     #[test]
+    fn gives_its_source_back_by_itself_where_the_destination_stays_away() {
+        with_share(async |life, share| {
+            let before = life.active(share).await;
+            script(life, "migration_complete", 0, (0, 100_000), fails("unavailable"));
+            let op = migrate(life, share).await;
+            completing(life, share).await;
+            life.sim.world.isolate(SITES[1], true);
+            life.sleep(Duration::from_secs(20)).await;
+            let now = life.sim.rows.operation(op.id).await.unwrap().unwrap();
+            assert_eq!(now.status, OpStatus::Running, "it may come back");
+            assert_eq!(ended(life, &op).await, OpStatus::Failed);
+            assert_eq!(life.active(share).await, before);
+            assert_eq!(row(life, before.0).await.status, InstanceStatus::Available);
+            life.write(share, 1, 10).await;
+            life.sim.world.isolate(SITES[1], false);
+            life.sim.world.clear_faults();
+        });
+    }
+
+    #[test]
     fn is_not_talked_out_of_turning_back() {
         with_share(async |life, share| {
             let before = life.active(share).await;

@@ -41,6 +41,8 @@ pub(super) struct Run {
     pub state: OpState,
     /// When the present step was started, by the log.
     pub started_at: Timestamp,
+    /// Since when the present step fails.
+    pub fails_since: Option<Timestamp>,
 }
 
 /// Carries an operation to its end, or to where the manager stops. Answers whether it has ended.
@@ -53,6 +55,7 @@ pub(super) async fn run(core: &SharedCore, claim: &Claim) -> Result<bool, Denied
         proceed: claim.proceed.clone(),
         state: OpState::default(),
         started_at: Timestamp::default(),
+        fails_since: None,
     };
     run.reload().await?;
     while !run.state.status.is_finished() && !core.stop.is_cancelled() {
@@ -214,6 +217,7 @@ impl Run {
         }
         let most = self.most_attempts(&step);
         let mut pause = FIRST_PAUSE;
+        self.fails_since = None;
         for attempt in 1.. {
             let error = match self.take(&step).await {
                 Ok(done) => {
@@ -231,6 +235,7 @@ impl Run {
                 // Whatever this error is, the stop may have caused it: the next start takes the step again.
                 return Ok(());
             }
+            self.fails_since.get_or_insert(self.core.clock.now());
             let turned = self.cancelled() && self.may_turn_back();
             if error.retry == Retry::Safe && attempt < most && !turned {
                 tracing::warn!(op = %self.op, step = n, %error, "A step failed; it is taken again.");

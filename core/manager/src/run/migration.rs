@@ -291,12 +291,20 @@ impl Run {
                 }
                 // It is tried again; so it is at the next start where the server stops.
                 _ if self.core.stop.is_cancelled() => return Err(error),
-                _ if error.retry == Retry::Safe && !self.cancelled() => return Err(error),
+                _ if error.retry == Retry::Safe && !self.cancelled() && !self.fails_long() => {
+                    return Err(error);
+                }
                 seen => return Err(self.call_off(scene, source, instance, error, seen.is_ok()).await),
             },
         };
         let info = InstanceInfo { exports, ..InstanceInfo::default() };
         Ok(served(instance, info, &scene.share))
+    }
+
+    /// Whether the present step has failed for so long that waiting on keeps the users from their share for nothing.
+    fn fails_long(&self) -> bool {
+        let most = self.core.settings.stall_deadline_seconds.saturating_mul(2);
+        self.fails_since.is_some_and(|since| self.core.clock.now().seconds_since(since) > most)
     }
 
     /// Serves what has switched and did not come to serving its users. Where that fails, a repair does it: the switch has
@@ -356,7 +364,8 @@ impl Run {
         };
         match asked {
             Ok(()) if self.cancelled() => Error::cancelled("cancelled on request"),
-            Ok(()) => why,
+            // There is nothing left to try again.
+            Ok(()) => why.retry(Retry::Never),
             Err(error) if error.kind == ErrorKind::Conflict => Error::unavailable(format!(
                 "the storage has switched, and its new side does not answer; it is waited for ({error})"
             ))
