@@ -412,7 +412,7 @@ async fn a_destination_that_stops_lets_the_source_go() {
     // The kernel's receive waits for the disks, for as long as that takes.
     let round = MigrationContinue { migration: scene.spec.clone() };
     scene.alpha.call_for(5_000, round, None).await.unwrap_err();
-    scene.cancel().await.unwrap();
+    in_peace(|| scene.cancel()).await.unwrap();
     fs::write(scene.here().join("b"), b"writable").unwrap();
     assert!(!scene.alpha.left().iter().any(|name| name.contains("tandem-")));
     drop(broken);
