@@ -11,12 +11,15 @@
 )]
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 use tandem_guests::host::Event;
-use tandem_guests::{Host, Running, nfs, zfs};
-use tandem_testbed::api::word;
+use tandem_guests::{Command, Host, Running, nfs, zfs};
+use tandem_testbed::api::{ended, word};
 use tandem_testbed::chance::{dice, long};
 use tandem_testbed::site::{Exports, POOLS, Site, audit};
 use tandem_testbed::wait;
@@ -250,5 +253,81 @@ fn pools_snapshots_and_clocks_that_others_meddle_with() {
         }
         audit::at_rest(&site);
     }
+    audit::removed(&site);
+}
+
+/// Turns a bit of what lies on a disk, in the block that begins with these bytes.
+fn rot(disk: &Path, block: &[u8]) {
+    const SECTOR: usize = 512;
+    let file = File::options().read(true).write(true).open(disk).unwrap();
+    let mut buffer = vec![0; 4 << 20];
+    let mut at = 0;
+    loop {
+        let read = file.read_at(&mut buffer, at).unwrap();
+        assert!(read > 0, "what was written is not on the disk");
+        if let Some(n) = buffer[..read].chunks(SECTOR).position(|sector| sector.starts_with(block)) {
+            let byte = at + (n * SECTOR) as u64 + 100;
+            let mut old = [0];
+            file.read_exact_at(&mut old, byte).unwrap();
+            return file.write_all_at(&[old[0] ^ 0x10], byte).unwrap();
+        }
+        at += read as u64;
+    }
+}
+
+#[test]
+fn a_byte_that_rots_in_a_replica_is_found_told_and_mended() {
+    let site = Site::start(Exports::None, GIB);
+    let guest = &*site.guest;
+    // A check takes some seconds, in which the server can be killed.
+    site.kill();
+    site.set("[verify]\nbandwidth = 4000000\n");
+    site.launch(&[]);
+    let (share, active, replica) = pair(&site, "readable");
+    let check = || word(&site.tandem(&["replica", "verify", &replica])["id"]);
+    let end = |id: &str| {
+        wait::until("the check to end", || Some(site.tandem(&["operation", "show", id])).filter(ended))
+    };
+    // One that gave way to something is asked for again.
+    let verdict = |mut op: Value| {
+        while op["status"] == "cancelled" {
+            op = end(&check());
+        }
+        op
+    };
+
+    println!("-- killed amid a check, which leaves nothing mounted");
+    let first = format!("{}/first", site.path(&active));
+    let block = guest.output(&Command::new(&["head", "-c", "64", &first])).unwrap().stdout;
+    let op = check();
+    wait::until("it to read", || {
+        let now = site.tandem(&["operation", "show", &op]);
+        (now["progress"]["done"].as_u64() > Some(0)).then_some(())
+    });
+    site.kill();
+    guest.run(&["umount", "-a", "-t", "zfs"]).unwrap();
+    wait::until("the pool to be free", || {
+        guest.succeeds(&["zpool", "export", "beta"]).unwrap().then_some(())
+    });
+
+    println!("-- the replica's disk loses a byte meanwhile");
+    rot(guest.disk("beta").unwrap().file(), &block);
+    zfs::import_pool(guest, "beta").unwrap();
+    site.launch(&[]);
+    // The check is carried on, and finds it.
+    let found = verdict(end(&op));
+    println!("{found:#}");
+    fails(&found, &["does not hold"]);
+    assert!(found.to_string().contains("first"), "it names the file: {found:#}");
+
+    println!("-- and everything is carried again, without a hand");
+    let told = |op: &Value| op["status"] == "done" && op.to_string().contains("everything was carried again");
+    wait::until("a sync that says so", || site.api.syncs(&replica).iter().any(told).then_some(()));
+    assert_eq!(site.api.in_sync(&share), [replica.as_str()]);
+    assert!(site.tandem(&["replica", "show", &replica])["damage"].is_null());
+    let whole = verdict(end(&check()));
+    assert_eq!(whole["status"], "done", "{whole:#}");
+    assert!(site.tandem(&["replica", "show", &replica])["verified_at"].is_string());
+    audit::at_rest(&site);
     audit::removed(&site);
 }

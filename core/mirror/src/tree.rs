@@ -31,6 +31,12 @@ impl Tree {
         Ok(Self { root })
     }
 
+    /// The folder that a descriptor leads to, which need not be open for reading.
+    pub fn at(folder: impl AsFd) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { root: openat(folder, ".", flags, Mode::empty()).at("open", b"")? })
+    }
+
     /// The root's descriptor.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.root.as_fd()

@@ -34,6 +34,7 @@ mod store;
 mod stream;
 mod token;
 mod tool;
+mod verify;
 
 use std::sync::Arc;
 
@@ -59,4 +60,4 @@ pub(crate) struct Inner {
     pub(crate) exporter: Exporter,
 }
 
-tandem_sdk::export_driver!(Zfs: Replication, Streamed, Quiescable, Attachable, Reachable, Migration);
+tandem_sdk::export_driver!(Zfs: Replication, Streamed, Verifiable, Quiescable, Attachable, Reachable, Migration);

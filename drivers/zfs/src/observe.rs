@@ -31,7 +31,7 @@ pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
             max_instances: None,
             quiesce: true,
             lag_bytes: false,
-            fingerprints: Vec::new(),
+            fingerprints: vec![tandem_sdk::mirror::FINGERPRINT_SCHEME.to_owned()],
         }),
         attach: Some(AttachKind::Tree),
         migration: Some(MigrationCapability { to_drivers: vec!["zfs".to_owned()], ..Default::default() }),

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tandem_sdk::contract::{
@@ -131,7 +132,7 @@ impl Inner {
             if moment.held {
                 tolerate(tolerate_gone(lzc::release(snapshot, names::HOLD)), error::ESRCH)?;
             }
-            tolerate_gone(lzc::destroy_snapshot(snapshot))
+            patiently(|| tolerate_gone(lzc::destroy_snapshot(snapshot)))
         })
         .await
     }
@@ -433,6 +434,17 @@ pub(crate) fn tolerate(done: Result<(), lzc::Errno>, fine: lzc::Errno) -> Result
 
 pub(crate) fn tolerate_gone(done: Result<(), lzc::Errno>) -> Result<(), lzc::Errno> {
     tolerate(done, error::ENOENT)
+}
+
+/// What read a snapshot and was given up, or killed, lets go of it in moments.
+fn patiently(destroy: impl Fn() -> Result<(), lzc::Errno>) -> Result<(), lzc::Errno> {
+    for _ in 0..100 {
+        match destroy() {
+            Err(error::EBUSY) => std::thread::sleep(Duration::from_millis(50)),
+            done => return done,
+        }
+    }
+    destroy()
 }
 
 /// Writes a stream; the bytes that went.

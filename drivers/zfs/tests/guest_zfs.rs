@@ -34,6 +34,7 @@ fn main() -> std::process::ExitCode {
         foreign_datasets_are_left_alone_and_a_missing_pool_has_a_sentence,
         shares_are_mounted_once_through_a_link,
         nobody_writes_beneath_a_mount,
+        what_is_held_is_read_again_and_nothing_stays_mounted,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -157,6 +158,9 @@ async fn an_encrypted_share_travels_as_it_is() {
     pair.must_sync().await;
     let content = pair.beta.content(pair.replica, 1);
     assert_eq!(zfs(&["get", "-H", "-o", "value", "keystatus", &content]).trim(), "unavailable");
+    let (held, _) = pair.must_sync().await;
+    let unread = fingerprint(&pair.beta, pair.replica, &held).await.unwrap_err();
+    assert!(unread.message.contains("key is not loaded"), "{unread}");
     fs::write(pair.alpha.folder(pair.active).join("more"), b"x").unwrap();
     let (point, _) = pair.must_sync().await;
 
@@ -265,5 +269,44 @@ async fn nobody_writes_beneath_a_mount() {
     assert!(pair.alpha.call(ensure).await.unwrap().is_changed());
     assert_eq!(fs::read(folder.join("kept")).unwrap(), b"x");
     fs::write(folder.join("more"), b"x").unwrap();
+    pair.leaves_nothing().await;
+}
+
+async fn fingerprint(
+    backend: &Backend,
+    instance: InstanceId,
+    point: &PointInfo,
+) -> tandem_sdk::Result<ContentFingerprint> {
+    let form = tandem_sdk::mirror::FINGERPRINT_SCHEME.to_owned();
+    backend.call(ReadFingerprint { instance, point: point.id, form, bandwidth: None }).await
+}
+
+async fn what_is_held_is_read_again_and_nothing_stays_mounted() {
+    let pair = Pair::new("again", Style::Readable).await;
+    let share = pair.alpha.folder(pair.active);
+    fs::create_dir(share.join("sub")).unwrap();
+    fs::write(share.join("sub/large"), noise(8, 3_000_000)).unwrap();
+    fs::hard_link(share.join("sub/large"), share.join("again")).unwrap();
+    std::os::unix::fs::symlink("sub/large", share.join("link")).unwrap();
+    let (point, _) = pair.must_sync().await;
+    let active = fingerprint(&pair.alpha, pair.active, &point).await.unwrap();
+    assert_eq!(active, fingerprint(&pair.beta, pair.replica, &point).await.unwrap());
+    assert_eq!((active.entries, active.bytes, active.damaged.len()), (5, 3_000_000, 0));
+
+    // Users go on writing; the point is what it was.
+    fs::write(share.join("again"), noise(9, 3_000_000)).unwrap();
+    assert_eq!(active, fingerprint(&pair.alpha, pair.active, &point).await.unwrap());
+    let (next, _) = pair.must_sync().await;
+    assert_ne!(
+        active.parts["contents"],
+        fingerprint(&pair.beta, pair.replica, &next).await.unwrap().parts["contents"]
+    );
+
+    // A call that is dropped amid its work, as one is whose process was killed: no mount keeps the snapshot.
+    let form = tandem_sdk::mirror::FINGERPRINT_SCHEME.to_owned();
+    let slow = ReadFingerprint { instance: pair.replica, point: next.id, form, bandwidth: Some(1 << 20) };
+    let given_up = tokio::time::timeout(std::time::Duration::from_millis(200), pair.beta.call(slow)).await;
+    assert!(given_up.is_err(), "three seconds' work");
+    assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains("@tandem-"));
     pair.leaves_nothing().await;
 }

@@ -60,6 +60,11 @@ impl Disk {
         format!("/dev/mapper/{}", self.name)
     }
 
+    /// The file outside that it is.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// The kernel argument that plugs it in.
     pub(crate) fn argument(&self) -> String {
         format!("ubd{}={}", self.letter, self.file.display())

@@ -174,6 +174,23 @@ impl Site {
         self.guest.run(&["sync"]).unwrap();
     }
 
+    /// Adds to the server's settings, for its next start.
+    pub fn set(&self, more: &str) {
+        let file = format!("{STATE}/tandem.toml");
+        let text = self.guest.run(&["cat", &file]).unwrap();
+        put(&self.guest, &file, &format!("{text}{more}"));
+        self.guest.run(&["sync"]).unwrap();
+    }
+
+    /// Runs the operator's command line beside the server; what it printed as JSON.
+    pub fn tandem(&self, words: &[&str]) -> Value {
+        let program = artifacts::program("tandem");
+        let endpoint = format!("http://127.0.0.1:{PORT}");
+        let argv =
+            [&[program.to_str().unwrap(), "--endpoint", &endpoint, "--output", "json"], words].concat();
+        serde_json::from_str(&self.guest.run(&argv).unwrap()).unwrap()
+    }
+
     /// Starts the server, with more in its environment, and waits until its back ends serve.
     pub fn launch(&self, environment: &[(&str, &str)]) {
         self.spawn(environment);
