@@ -19,7 +19,7 @@ use crate::error::{At, Error, Result, show};
 use crate::keep::Keeper;
 use crate::manifest::{ManifestReader, ManifestWriter, Summary};
 use crate::meta::{Me, Skipped, set_on_fd, set_on_name};
-use crate::receive::{Base, Spare};
+use crate::receive::{Base, Spare, unusable};
 use crate::recycle::Recycle;
 use crate::staging::{Changes, Logged, Staging};
 use crate::tree::{Dirs, Tree, mtime_of, stat};
@@ -110,8 +110,13 @@ impl Builder<'_> {
         variants: &Path,
     ) -> Result<u64> {
         let mut newer = 0;
-        let mut old =
-            base.map(|b| ManifestReader::open(b.manifest)).transpose()?.into_iter().flatten().peekable();
+        let mut old = base
+            .map(|b| ManifestReader::open(b.manifest))
+            .transpose()
+            .map_err(unusable)?
+            .into_iter()
+            .flatten()
+            .peekable();
         loop {
             self.control.check()?;
             let order = match (old.peek(), changes.peek()?) {
@@ -120,7 +125,8 @@ impl Builder<'_> {
                 (None, Some(_)) => Ordering::Greater,
                 (Some(Ok(entry)), Some(change)) => compare(&entry.path, change.path()),
             };
-            let entry = if order == Ordering::Greater { None } else { old.next().transpose()? };
+            let entry =
+                if order == Ordering::Greater { None } else { old.next().transpose().map_err(unusable)? };
             if order == Ordering::Less {
                 if let Some(entry) = entry {
                     manifest.push(&entry)?;

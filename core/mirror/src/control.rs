@@ -121,6 +121,16 @@ impl<'a> Control<'a> {
         if (self.cancelled)() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
+    /// Waits, unless the caller asks for an end meanwhile.
+    pub(crate) fn pause(&self, time: Duration) -> Result<()> {
+        let since = Instant::now();
+        while let Some(left) = time.checked_sub(since.elapsed()).filter(|left| !left.is_zero()) {
+            self.check()?;
+            std::thread::sleep(left.min(Duration::from_millis(100)));
+        }
+        self.check()
+    }
+
     /// Whether the caller asked for an end.
     pub fn cancelled(&self) -> bool {
         (self.cancelled)()

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::BufReader;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -28,6 +29,10 @@ pub const FINGERPRINT_SCHEME: &str = "tree/1";
 
 /// Names looked at before they are read together.
 const BATCH: usize = 1024;
+/// What the disk gave back with an error is read again after so long: the way to a disk may fail for a moment.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Where so many names of a batch cannot be read, and no more can, it is no rot: the disk as a whole fails.
+const TOO_MANY: usize = 3;
 /// Damaged names that are told.
 const NAMED: usize = 16;
 /// The aspects, in the order of [`Portions`].
@@ -59,6 +64,8 @@ pub enum Recorded<'a> {
     Source {
         /// The manifest.
         manifest: &'a Path,
+        /// Forms that were sent instead of what it says.
+        sent: &'a Variants,
     },
 }
 
@@ -80,9 +87,33 @@ pub struct Fingerprint {
 /// Reads the whole tree. `lacks`: what could not be set when it was made, and is left out therefore.
 ///
 /// # Errors
-/// What keeps the walk from its end, `Cancelled` among it. Content that the disk gives back with an error is no error
-/// here but damage.
+/// What keeps the walk from its end, `Cancelled` among it. Content that the disk gives back with an error, twice, is no
+/// error here but damage; so is a copy's manifest that is not whole.
 pub fn fingerprint(
+    tree: &Tree,
+    recorded: Recorded<'_>,
+    lacks: Skipped,
+    control: &Control<'_>,
+) -> Result<Fingerprint> {
+    let mut read = attempt(tree, recorded, lacks, control);
+    if read.as_ref().is_err_and(is_rot) {
+        control.pause(AGAIN)?;
+        read = attempt(tree, recorded, lacks, control);
+    }
+    let lost = match read {
+        Err(error) if is_rot(&error) => error.to_string(),
+        // Whatever was received can be received again, and with it what is noted of it.
+        Err(error @ Error::Malformed { .. }) if matches!(recorded, Recorded::Copy { .. }) => {
+            error.to_string()
+        }
+        read => return read,
+    };
+    let mut found = Fingerprint::default();
+    found.note(lost);
+    Ok(found)
+}
+
+fn attempt(
     tree: &Tree,
     recorded: Recorded<'_>,
     lacks: Skipped,
@@ -90,7 +121,7 @@ pub fn fingerprint(
 ) -> Result<Fingerprint> {
     let manifest = match recorded {
         Recorded::Nothing => None,
-        Recorded::Copy { manifest, .. } | Recorded::Source { manifest } => Some(manifest),
+        Recorded::Copy { manifest, .. } | Recorded::Source { manifest, .. } => Some(manifest),
     };
     let total = manifest.map(read_summary).transpose()?.map(|summary| summary.bytes);
     control.start("scan", total.or(control.expected()));
@@ -98,22 +129,18 @@ pub fn fingerprint(
         recorded,
         links: match manifest {
             None => Grouping::Found(Links::default()),
-            Some(manifest) => Grouping::recorded(manifest)?,
+            Some(manifest) => Grouping::recorded(manifest, control)?,
         },
         digests: Digests::new(lacks),
         found: Fingerprint::default(),
+        left_out: HashSet::new(),
+        rotten: false,
     };
-    match reading.walk(tree, manifest, control) {
-        Ok(()) => {
-            reading.found.parts = reading.digests.finish();
-            Ok(reading.found)
-        }
-        Err(error) if is_rot(&error) => {
-            reading.found.note(error.to_string());
-            Ok(reading.found)
-        }
-        Err(error) => Err(error),
+    reading.walk(tree, manifest, control)?;
+    if !reading.rotten {
+        reading.found.parts = reading.digests.finish();
     }
+    Ok(reading.found)
 }
 
 /// Whether the disk says of itself that what it holds is damaged.
@@ -144,6 +171,10 @@ struct Reading<'a> {
     links: Grouping,
     digests: Digests,
     found: Fingerprint,
+    /// First names that could not be made, so that their further names are not there either.
+    left_out: HashSet<Vec<u8>>,
+    /// Something could not be read: there is no digest, and no reason to read on.
+    rotten: bool,
 }
 
 impl Reading<'_> {
@@ -160,11 +191,15 @@ impl Reading<'_> {
             while let Some(entry) = ahead.take_if(|entry| {
                 met.as_ref().is_none_or(|met| compare(&entry.path, &met.path) == std::cmp::Ordering::Less)
             }) {
+                control.check()?;
                 slots.push(Slot { path: entry.path.clone(), record: Some(entry), met: false });
                 ahead = next()?;
                 if slots.len() >= BATCH {
                     self.batch(tree, &mut slots, &mut jobs, control)?;
                 }
+            }
+            if self.rotten {
+                return Ok(());
             }
             let Some(met) = met else { break };
             let record = ahead.take_if(|entry| entry.path == met.path);
@@ -196,7 +231,17 @@ impl Reading<'_> {
         jobs: &mut Vec<Job>,
         control: &Control<'_>,
     ) -> Result<()> {
-        let read = finish(tree, std::mem::take(jobs), &mut ScanReport::default(), control)?;
+        let work = std::mem::take(jobs);
+        let read = match finish(tree, work.clone(), &mut ScanReport::default(), control) {
+            Err(error) if is_rot(&error) => {
+                control.pause(AGAIN)?;
+                self.one_by_one(tree, work, control)?
+            }
+            read => read?,
+        };
+        if self.rotten {
+            slots.clear();
+        }
         let mut read = read.into_iter().peekable();
         for slot in slots.drain(..) {
             let found = if slot.met { read.next_if(|entry| entry.path == slot.path) } else { None };
@@ -205,16 +250,40 @@ impl Reading<'_> {
         Ok(())
     }
 
+    /// Reads a batch once more, each name by itself. What fails again is rotten.
+    fn one_by_one(&mut self, tree: &Tree, work: Vec<Job>, control: &Control<'_>) -> Result<Vec<Entry>> {
+        let (mut read, mut rotten) = (Vec::new(), Vec::new());
+        for job in work {
+            match finish(tree, vec![job], &mut ScanReport::default(), control) {
+                Err(error) if is_rot(&error) => rotten.push(error.to_string()),
+                found => read.extend(found?),
+            }
+        }
+        if rotten.len() >= TOO_MANY && rotten.len() >= read.len() {
+            let why = format!("neither can {} more; its disk, or the way to it, fails", rotten.len() - 1);
+            let first = rotten.swap_remove(0);
+            return Err(Error::Io { action: "go on", path: first, source: std::io::Error::other(why) });
+        }
+        self.rotten |= !rotten.is_empty();
+        rotten.into_iter().for_each(|sentence| self.found.note(sentence));
+        Ok(read)
+    }
+
     fn judge(&mut self, path: &[u8], found: Option<Entry>, record: Option<Entry>) {
         match (self.recorded, found, record) {
             (_, None, None) => {}
             (Recorded::Nothing, Some(found), _) => self.take(&found),
             (Recorded::Nothing, None, Some(record)) => self.take(&record),
-            (Recorded::Source { .. }, found, Some(record)) => match found {
+            (Recorded::Source { sent, .. }, found, Some(record)) => match found {
                 // It still has the times that it had: its content is what it was, or the disk has lost it.
                 Some(found) if found.local == record.local && !self.digests.same(&found, &record) => {
-                    self.found
-                        .note(format!("`{}` is not what it was, although nobody wrote to it", show(path)));
+                    let mut forms = sent.get(path).into_iter().flatten().flatten();
+                    let went = forms.any(|form| self.digests.same(form, &found));
+                    let went = if went { ", and what it is now was sent to replicas" } else { "" };
+                    self.found.note(format!(
+                        "`{}` is not what it was, although nobody wrote to it, unless through a memory mapping{went}",
+                        show(path)
+                    ));
                     self.take(&found);
                 }
                 _ => self.take(&record),
@@ -249,7 +318,14 @@ impl Reading<'_> {
                         self.found.note(format!("`{}` is not what was received: {what}", show(path)));
                         self.take(&found);
                     }
-                    None if newer(None) || self.digests.is_left_out(&record) => self.take(&record),
+                    None if newer(None) => self.take(&record),
+                    None if self.digests.is_left_out(&record) => {
+                        if self.links.leads(path) {
+                            self.left_out.insert(path.to_owned());
+                        }
+                        self.take(&record);
+                    }
+                    None if leader.is_some_and(|to| self.left_out.contains(to)) => self.take(&record),
                     None => self.found.note(format!("`{}` is missing", show(path))),
                 }
             }
@@ -277,14 +353,20 @@ enum Grouping {
 }
 
 impl Grouping {
-    fn recorded(manifest: &Path) -> Result<Self> {
+    fn recorded(manifest: &Path, control: &Control<'_>) -> Result<Self> {
         let mut leaders = HashSet::new();
         for entry in ManifestReader::open(manifest)? {
+            control.check()?;
             if let Kind::HardLink { to } = entry?.kind {
                 leaders.insert(to);
             }
         }
         Ok(Self::Recorded { leaders, inodes: HashMap::new() })
+    }
+
+    /// Whether it is recorded as having further names.
+    fn leads(&self, path: &[u8]) -> bool {
+        matches!(self, Self::Recorded { leaders, .. } if leaders.contains(path))
     }
 
     fn job(&mut self, met: Met, record: Option<&Entry>) -> Job {
@@ -426,10 +508,17 @@ fn portions(entry: &Entry) -> Portions {
     put_i64(&mut out[TIMES], meta.mtime.sec);
     put_u64(&mut out[TIMES], u64::from(meta.mtime.nsec));
     start(&mut out[XATTRS]);
-    put_u64(&mut out[XATTRS], meta.xattrs.len() as u64);
-    for xattr in &meta.xattrs {
+    let kept = || meta.xattrs.iter().filter(|xattr| !is_hosts(&xattr.name));
+    put_u64(&mut out[XATTRS], kept().count() as u64);
+    for xattr in kept() {
         put_bytes(&mut out[XATTRS], &xattr.name);
         put_bytes(&mut out[XATTRS], &xattr.value);
     }
     out
+}
+
+/// Whether an attribute is what a host's own kernel gives to files by its own rules: labels and measurements.
+fn is_hosts(name: &[u8]) -> bool {
+    const NAMES: [&[u8]; 3] = [b"security.selinux", b"security.ima", b"security.evm"];
+    NAMES.contains(&name) || name.starts_with(b"security.SMACK64")
 }

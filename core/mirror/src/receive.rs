@@ -85,7 +85,8 @@ pub fn receive(
     if header.label != label {
         return Err(Error::OutOfStep("it carries another point than was announced".into()));
     }
-    let have = base.map(|b| crate::manifest::read_summary(b.manifest)).transpose()?.map(|s| s.root);
+    let have = base.map(|b| crate::manifest::read_summary(b.manifest)).transpose().map_err(unusable)?;
+    let have = have.map(|s| s.root);
     if header.base.is_some() && header.base != have {
         return Err(Error::OutOfStep("it builds upon a point that is not here".into()));
     }
@@ -101,14 +102,13 @@ pub fn receive(
         tree: tree.dirs(),
         base: base.map(|b| b.tree.dirs()),
         me: Me::get(),
-        skipped: Skipped::default(),
         saved: resumed_bytes,
         synced: resumed_bytes,
         control,
     };
     let arrived = receiver.run(&mut frames, &mut chunk);
     let bytes = frames.received;
-    let Receiver { mut staging, mut skipped, .. } = receiver;
+    let mut staging = receiver.staging;
     if let Err(e) = arrived {
         // Best effort: the transfer's own error is what matters; an older mark stays good.
         let _ = staging.save();
@@ -127,6 +127,7 @@ pub fn receive(
     }
     let built: Built =
         build(&mut staging, &tree, base, spare.filter(|_| base.is_some()), &header.root, control)?;
+    let mut skipped = staging.mark.skipped;
     skipped.add(built.skipped);
     Ok(ReceiveReport {
         label: header.label,
@@ -144,7 +145,6 @@ struct Receiver<'a> {
     tree: Dirs<'a>,
     base: Option<Dirs<'a>>,
     me: Me,
-    skipped: Skipped,
     saved: u64,
     synced: u64,
     control: &'a Control<'a>,
@@ -276,7 +276,7 @@ impl Receiver<'_> {
                 });
             }
         }
-        set_on_fd(&file, &entry.meta, self.me, &path, &mut self.skipped)?;
+        set_on_fd(&file, &entry.meta, self.me, &path, &mut self.staging.mark.skipped)?;
         self.push(&Logged::Put { entry, original })?;
         self.save_now_and_then()
     }
@@ -429,4 +429,14 @@ fn lacking(path: &[u8], e: &std::io::Error) -> Error {
 
 fn no_base(path: &[u8]) -> Error {
     Error::malformed("the stream", format!("it takes `{}` from a base that it does not name", show(path)))
+}
+
+/// A base whose manifest is damaged is a base no more: only a full copy helps.
+pub(crate) fn unusable(error: Error) -> Error {
+    match error {
+        Error::Malformed { what, why } => {
+            Error::BaseChanged { path: show(b""), why: format!("{what} of it is damaged: {why}") }
+        }
+        other => other,
+    }
 }

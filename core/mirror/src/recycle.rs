@@ -14,7 +14,7 @@ use crate::control::Control;
 use crate::entry::{Entry, Kind, is_below, split};
 use crate::error::{At, Error, Result, show};
 use crate::manifest::ManifestReader;
-use crate::receive::{Base, Spare};
+use crate::receive::{Base, Spare, unusable};
 use crate::staging::{Changes, Logged};
 use crate::tree::{Dirs, Tree, mtime_of, names, stat};
 
@@ -36,8 +36,8 @@ impl<'a> Recycle<'a> {
         while let Some(change) = next(&mut now)? {
             touch(&mut touched, change.path());
         }
-        for entry in ManifestReader::open(base.manifest)? {
-            let entry = entry?;
+        for entry in ManifestReader::open(base.manifest).map_err(unusable)? {
+            let entry = entry.map_err(unusable)?;
             if matches!(entry.kind, Kind::HardLink { .. }) {
                 touch(&mut touched, &entry.path);
             }

@@ -41,6 +41,7 @@ pub struct ScanReport {
 }
 
 /// One name met on a walk.
+#[derive(Clone)]
 pub(crate) struct Met {
     pub(crate) path: Vec<u8>,
     pub(crate) st: Statx,
@@ -268,6 +269,7 @@ impl Links {
 }
 
 /// A name to be described.
+#[derive(Clone)]
 pub(crate) enum Job {
     /// It is.
     Done(Entry),

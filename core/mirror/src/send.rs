@@ -57,6 +57,8 @@ pub struct SendReport {
     pub unstable: Vec<String>,
     /// Files sent as they are now, since they changed after the manifest was made.
     pub newer: u64,
+    /// Files among those whose times say that nobody wrote to them: their disk may have lost what they held. At most 16.
+    pub rotten: Vec<String>,
 }
 
 /// Sends it.
@@ -168,6 +170,7 @@ impl Sender<'_> {
     fn file(&mut self, mut put: Put, resume: &Resume) -> Result<()> {
         let path = put.entry.path.clone();
         let Some((mut file, mut before)) = self.open(&path)? else { return self.gone(put.entry) };
+        let known = put.entry.local.is_some();
         let same = put.entry.local.is_none_or(|local| local == local_of(&before));
         if !same {
             let Described::Entry(now, _) =
@@ -209,8 +212,12 @@ impl Sender<'_> {
         self.report.resumed_bytes += skipped;
         self.control.add("transfer", skipped, &path);
         let torn = self.chunks(&file, &mut sent, indices, &path)?;
-        if !torn && unchanged(&before, &file, &path)? {
+        let still = unchanged(&before, &file, &path)?;
+        if !torn && still {
             return self.out.done(None);
+        }
+        if still && known && same && self.report.rotten.len() < 16 {
+            self.report.rotten.push(show(&path));
         }
         self.amend(sent, &original, &path)
     }

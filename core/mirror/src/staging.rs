@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use crate::codec::{Take, put_bytes, put_u64};
 use crate::entry::{Entry, Hash};
 use crate::error::{At, Error, Result};
+use crate::meta::Skipped;
 use crate::wire::{Header, Resume, encode_entry, take_entry};
 
 const WHAT: &str = "the staging folder";
@@ -92,6 +93,8 @@ pub(crate) struct Mark {
     pub(crate) log: u64,
     pub(crate) bytes: u64,
     pub(crate) resume: Resume,
+    /// What could not be set so far.
+    pub(crate) skipped: Skipped,
 }
 
 impl Mark {
@@ -101,6 +104,9 @@ impl Mark {
         put_u64(&mut body, self.log);
         put_u64(&mut body, self.bytes);
         self.resume.encode(&mut body);
+        for count in [self.skipped.owners, self.skipped.xattrs, self.skipped.devices] {
+            put_u64(&mut body, count);
+        }
         let mut out = blake3::hash(&body).as_bytes()[..8].to_vec();
         put_bytes(&mut out, &body);
         out
@@ -119,7 +125,11 @@ impl Mark {
         if boot.is_some_and(|boot| boot != written) {
             return None;
         }
-        Some(Self { log: take.u64().ok()?, bytes: take.u64().ok()?, resume: Resume::decode(&mut take).ok()? })
+        let (log, bytes) = (take.u64().ok()?, take.u64().ok()?);
+        let resume = Resume::decode(&mut take).ok()?;
+        let mut count = || take.u64().ok();
+        let skipped = Skipped { owners: count()?, xattrs: count()?, devices: count()? };
+        Some(Self { log, bytes, resume, skipped })
     }
 }
 
@@ -324,5 +334,23 @@ impl Changes {
             return Err(Error::malformed(WHAT, "its log ends within a record"));
         }
         Logged::decode(&record).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_transfer_remembers_what_could_not_be_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let start = Header { label: b"x".to_vec(), root: [7; 32], ..Header::default() };
+        let mut staging = Staging::open(dir.path(), &start).unwrap();
+        staging.mark.skipped.owners = 3;
+        staging.push(&Logged::Remove(b"a".to_vec())).unwrap();
+        staging.save().unwrap();
+        let resume = staged(dir.path()).unwrap().unwrap().resume;
+        let again = Staging::open(dir.path(), &Header { resume, ..start }).unwrap();
+        assert_eq!(again.mark.skipped, Skipped { owners: 3, ..Skipped::default() });
     }
 }

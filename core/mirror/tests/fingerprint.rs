@@ -65,8 +65,24 @@ impl Pair {
         self.dir.path().join(name)
     }
 
+    /// The manifest of the source where one file held something else, in one chunk.
+    fn with_another_chunk(&self) -> PathBuf {
+        let mut out = ManifestWriter::create(&self.path("other")).unwrap();
+        for entry in ManifestReader::open(&self.path("point")).unwrap() {
+            let mut entry = entry.unwrap();
+            if entry.path == b"a/b/large" {
+                assert!(entry.local.is_some(), "it was at rest when it was described");
+                let Kind::File(content) = &mut entry.kind else { panic!("a file") };
+                content.chunks[3][0] ^= 1;
+            }
+            out.push(&entry).unwrap();
+        }
+        out.finish_durable().unwrap();
+        self.path("other")
+    }
+
     fn source(&self) -> Fingerprint {
-        of(&self.path("source"), Recorded::Source { manifest: &self.path("point") })
+        of(&self.path("source"), Recorded::Source { manifest: &self.path("point"), sent: &Variants::new() })
     }
 
     fn copy(&self) -> Fingerprint {
@@ -138,18 +154,9 @@ fn damage_to_a_copy_is_named() {
 fn damage_to_the_source_is_told_from_writing() {
     let pair = Pair::new(|_| {});
     let good = pair.source();
-    let mut out = ManifestWriter::create(&pair.path("other")).unwrap();
-    for entry in ManifestReader::open(&pair.path("point")).unwrap() {
-        let mut entry = entry.unwrap();
-        if entry.path == b"a/b/large" {
-            assert!(entry.local.is_some(), "it was at rest when it was described");
-            let Kind::File(content) = &mut entry.kind else { panic!("a file") };
-            content.chunks[3][0] ^= 1;
-        }
-        out.push(&entry).unwrap();
-    }
-    out.finish_durable().unwrap();
-    let read = || of(&pair.path("source"), Recorded::Source { manifest: &pair.path("other") });
+    let other = pair.with_another_chunk();
+    let none = Variants::new();
+    let read = || of(&pair.path("source"), Recorded::Source { manifest: &other, sent: &none });
     let bad = read();
     assert_eq!(bad.wrong, 1);
     assert!(bad.damaged[0].contains("a/b/large"), "{:?}", bad.damaged);
@@ -161,6 +168,91 @@ fn damage_to_the_source_is_told_from_writing() {
     let written = read();
     assert_eq!(written.wrong, 0, "{:?}", written.damaged);
     assert_eq!(differ(&good, &written), ["contents"]);
+}
+
+#[test]
+fn what_the_disk_lost_before_it_was_sent_is_said() {
+    let pair = Pair::new(|_| {});
+    let other = pair.with_another_chunk();
+    let sync = Sync {
+        source: &pair.path("source"),
+        manifest: &other,
+        base: None,
+        spare: None,
+        variants: Variants::new(),
+        resume: Resume::default(),
+        staging: &pair.path("later"),
+        cut: None,
+    };
+    let (report, sent, _) = sync.succeed();
+    assert_eq!((report.rotten, report.newer), (vec!["a/b/large".to_owned()], 1));
+    // The copy holds what it received, and the source says that this is no better than its own.
+    let copy = Recorded::Copy { manifest: &pair.path("later/manifest"), variants: &sent };
+    assert_eq!(of(&pair.path("later/tree"), copy).wrong, 0);
+    let source = of(&pair.path("source"), Recorded::Source { manifest: &other, sent: &sent });
+    assert!(source.damaged[0].contains("was sent to replicas"), "{:?}", source.damaged);
+    // What users wrote is no rot.
+    let file = File::options().write(true).open(pair.path("source/a/b/large")).unwrap();
+    file.write_all_at(b"written", 0).unwrap();
+    let (report, ..) = Sync { staging: &pair.path("last"), ..sync }.succeed();
+    assert_eq!((report.rotten.len(), report.newer), (0, 1));
+}
+
+#[test]
+fn a_damaged_manifest_of_a_copy_is_damage() {
+    let pair = Pair::new(|_| {});
+    let manifest = File::options().write(true).open(pair.path("copy/manifest")).unwrap();
+    let middle = manifest.metadata().unwrap().len() / 2;
+    manifest.write_all_at(b"rot", middle).unwrap();
+    let copy = pair.copy();
+    assert_eq!((copy.wrong, copy.parts.len()), (1, 0));
+    assert!(copy.damaged[0].contains("manifest"), "{:?}", copy.damaged);
+    // What users' own side has noted is not made whole by another copy.
+    let tree = Tree::open(&pair.path("source")).unwrap();
+    let recorded = Recorded::Source { manifest: &pair.path("copy/manifest"), sent: &Variants::new() };
+    assert!(fingerprint(&tree, recorded, Skipped::default(), &Control::none()).is_err());
+}
+
+#[test]
+fn labels_of_a_host_are_not_of_the_tree() {
+    let pair = Pair::new(|_| {});
+    let path = pair.path("copy/tree/a/small");
+    let set = |name: &str| rustix::fs::lsetxattr(&path, name, b"\x01x", XattrFlags::empty());
+    if !is_root() || set("security.selinux").is_err() {
+        return;
+    }
+    assert_eq!(pair.copy(), pair.source());
+    set("user.selinux").unwrap();
+    assert_eq!(pair.copy().wrong, 1);
+}
+
+/// Who may make no devices has none of their further names either.
+#[test]
+fn further_names_of_devices_go_with_them() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (source, copy) = (dir.path().join("source"), dir.path().join("copy"));
+    for root in [&source, &copy] {
+        fs::create_dir(root).unwrap();
+        fs::write(root.join("file"), b"x").unwrap();
+    }
+    let device = rustix::fs::FileType::CharacterDevice;
+    rustix::fs::mknodat(CWD, source.join("null"), device, 0o666.into(), 0x103).unwrap();
+    fs::hard_link(source.join("null"), source.join("null too")).unwrap();
+    for root in [&source, &copy] {
+        set_time(&root.join("file"), 7);
+        set_time(root, 7);
+    }
+    describe(&source, None, &dir.path().join("point"));
+    let variants = Variants::new();
+    let recorded = Recorded::Copy { manifest: &dir.path().join("point"), variants: &variants };
+    let read = |lacks| fingerprint(&Tree::open(&copy).unwrap(), recorded, lacks, &Control::none()).unwrap();
+    assert_eq!(read(Skipped::default()).wrong, 2);
+    let lacking = read(Skipped { devices: 1, ..Skipped::default() });
+    assert_eq!((lacking.wrong, &lacking.damaged), (0, &Vec::new()));
+    assert_eq!(differ(&lacking, &of(&source, Recorded::Nothing)), Vec::<&str>::new());
 }
 
 #[test]

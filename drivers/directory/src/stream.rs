@@ -221,6 +221,12 @@ fn send(store: &Store, spec: &SendSpec, stream: OwnedFd, cx: &OpContext) -> Resu
     for path in &report.unstable {
         remarks.push(format!("`{path}` changed each time it was read; the copy may mix moments of it"));
     }
+    for path in &report.rotten {
+        remarks.push(format!(
+            "`{path}` is not what it was when the point was made, although nobody wrote to it, unless through a memory \
+             mapping; it was sent as it is now: look at the disk"
+        ));
+    }
     if report.newer > 0 {
         remarks.push(format!("{} files changed after the point was made and were sent newer", report.newer));
     }

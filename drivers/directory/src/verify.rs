@@ -32,11 +32,12 @@ fn fingerprint(store: &Store, call: &ReadFingerprint, cx: &OpContext) -> Result<
         return Err(missing(call.point, &instance));
     }
     let manifest = if is_copy { here.join("manifest") } else { instance.point_file(call.point, "manifest") };
-    let variants = mirror::read_variants(&here.join("variants")).map_err(|e| from_mirror(&e))?;
+    let newer = if is_copy { here.join("variants") } else { instance.point_file(call.point, "variants") };
+    let variants = mirror::read_variants(&newer).map_err(|e| from_mirror(&e))?;
     let recorded = if is_copy {
         Recorded::Copy { manifest: &manifest, variants: &variants }
     } else {
-        Recorded::Source { manifest: &manifest }
+        Recorded::Source { manifest: &manifest, sent: &variants }
     };
     let (tell, cancelled) = (tell(cx), || cx.is_cancelled());
     let control = Control::new(&cancelled, &tell).reading_limited(call.bandwidth);

@@ -64,6 +64,35 @@ async fn a_flipped_byte_in_a_replica_is_found_and_a_full_copy_mends_it() {
     assert_eq!(fs::read(pair.beta.export(pair.replica).join("large")).unwrap(), noise(1, 5_000_000));
 }
 
+/// Flips a bit in the manifest of what a replica holds.
+fn damage_manifest(pair: &Pair) {
+    let versions = pair.beta.root.join("instances").join(pair.replica.to_string()).join("versions");
+    let tree = fs::canonicalize(pair.beta.export(pair.replica)).unwrap();
+    assert!(tree.starts_with(fs::canonicalize(versions).unwrap()));
+    let manifest = tree.parent().unwrap().join("manifest");
+    flip(&manifest, fs::metadata(&manifest).unwrap().len() / 2);
+}
+
+#[tokio::test]
+async fn a_damaged_manifest_is_found_and_a_full_copy_mends_it() {
+    let pair = Pair::new(Style::Readable).await;
+    fill(&pair.share());
+    pair.sync().await;
+    damage_manifest(&pair);
+    let replica = read(&pair.beta, pair.replica, newest(&pair).await.id).await;
+    assert_eq!(replica.damaged.len(), 1, "{:?}", replica.damaged);
+    // Nor is it a base for an increment, and that is found without a check too.
+    fs::write(pair.share().join("docs/more"), b"more").unwrap();
+    let to = pair.alpha.point(pair.active, 1).await;
+    let transfer = || transfer((&pair.alpha, pair.active), (&pair.beta, pair.replica), 1, &to, None);
+    let error = transfer().await.1.unwrap_err();
+    assert!(error.message.contains("a full copy is needed"), "{error}");
+    let (sent, received) = transfer().await;
+    assert!(received.unwrap().is_changed() && sent.unwrap().bytes > 5_000_000);
+    let replica = read(&pair.beta, pair.replica, to.id).await;
+    assert_eq!(replica, read(&pair.alpha, pair.active, to.id).await);
+}
+
 /// Carries all of a point, although there is one in common: as if the source had no other.
 async fn full(
     pair: &Pair,
