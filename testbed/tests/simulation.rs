@@ -493,6 +493,26 @@ mod content_checks {
     }
 
     #[test]
+    fn a_check_that_fails_is_not_repeated_before_its_time() {
+        mirrored(Some(Duration::from_secs(120)), async |life, _, replica| {
+            let (verb, what) = ("fingerprint".to_owned(), What::Fail { error: "conflict".into() });
+            life.sim.world.script(Fault { verb, site: SITES[1].into(), skip: 0, times: 100_000, what });
+            life.sleep(Duration::from_secs(500)).await;
+            let query = OperationQuery {
+                instance: Some(replica),
+                kind: Some("verify".into()),
+                ..OperationQuery::default()
+            };
+            let tried = life.sim.rows.operations(&query).await.unwrap();
+            let failed = tried.iter().filter(|op| op.status == OpStatus::Failed).count();
+            assert!((1..=4).contains(&failed), "{failed} in four intervals");
+            let row = row(life, replica).await;
+            assert!(row.checked.is_none() && row.damage.is_none() && row.tried_at.is_some());
+            life.sim.world.clear_faults();
+        });
+    }
+
+    #[test]
     fn the_schedule_checks_what_nobody_asks_for() {
         mirrored(Some(Duration::from_secs(120)), async |life, _, replica| {
             assert!(row(life, replica).await.checked.is_none());

@@ -9,7 +9,7 @@ use crate::denied::Denied;
 use crate::face::{BackendState, Finding};
 use crate::model::{Counted, Instance, InstanceStatus, Operation, Part, Share};
 use crate::oplog::{OpState, Rebuilt};
-use crate::reconcile::cx;
+use crate::reconcile::{cx, is_overdue};
 use crate::store::{InstanceQuery, ShareQuery};
 
 /// Rows read at once.
@@ -31,6 +31,7 @@ impl Core {
         let mut findings = Vec::new();
         owners(&chart, &mut findings);
         actives(&chart, &mut findings);
+        self.unchecked(&chart, &mut findings);
         self.logs(&chart, &mut findings).await?;
         self.rebuilt(&chart, &mut findings).await?;
         self.usages(&chart, &mut findings).await?;
@@ -187,6 +188,22 @@ impl Core {
             }
         }
         Ok(())
+    }
+}
+
+impl Core {
+    /// Followers whose content checks never come to their end.
+    fn unchecked(&self, chart: &Chart, findings: &mut Vec<Finding>) {
+        let is_active = |row: &&Instance| row.replica_state == Some(ReplicaState::Active);
+        let active: HashMap<ResourceId, &Instance> =
+            chart.instances.iter().filter(is_active).map(|row| (row.share_id, row)).collect();
+        for row in chart.instances.iter().filter(|row| row.replica_state.is_some() && !is_active(row)) {
+            if active.get(&row.share_id).is_some_and(|active| is_overdue(self, row, active)) {
+                findings.push(notice(0, format!("instance {}", row.id),
+                    "what it holds was not verified for two intervals of the schedule; where its syncs come faster than it can \
+                     be read, raise `verify.bandwidth`, or its type's `replication:rpo_seconds` for a while".into()));
+            }
+        }
     }
 }
 

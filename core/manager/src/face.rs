@@ -240,7 +240,7 @@ pub struct Settings {
     pub call_deadline_seconds: u64,
     /// Seconds a transfer, or the making of a point, may go without any progress.
     pub stall_deadline_seconds: u64,
-    /// Days for which ended syncs are kept in the log.
+    /// Days for which ended syncs and content checks are kept in the log.
     pub keep_sync_days: u64,
     /// Bytes a second of each transfer, at most; unlimited when absent.
     pub bandwidth: Option<u64>,
@@ -260,7 +260,7 @@ pub struct VerifySettings {
     /// Between two checks of a replica: `30d`, `12h`, `90m`, or `off`.
     #[serde(deserialize_with = "interval")]
     pub interval: Option<std::time::Duration>,
-    /// Bytes that a check reads a second on each side, at most; 50 MB/s when absent.
+    /// Bytes that a check reads a second on each side, at most; 50 MB/s when absent, 0 for no limit.
     pub bandwidth: Option<u64>,
     /// Checks that run at once.
     pub concurrent: usize,

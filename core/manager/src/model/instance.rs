@@ -260,9 +260,15 @@ pub struct Instance {
     /// The last content check that found it equal to the active instance.
     #[serde(default)]
     pub checked: Option<Checked>,
+    /// When the last content check came to an end that was not a cancel, whatever it found.
+    #[serde(default)]
+    pub tried_at: Option<Timestamp>,
     /// What a content check found damaged, as a sentence. A replica is carried again in full therefore.
     #[serde(default)]
     pub damage: Option<String>,
+    /// When it found that.
+    #[serde(default)]
+    pub damaged_at: Option<Timestamp>,
     /// Why it is in error, as a sentence.
     #[serde(default)]
     pub reason: Option<String>,

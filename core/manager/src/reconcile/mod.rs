@@ -6,6 +6,7 @@ pub(crate) use backends::cx;
 mod heal;
 mod sync;
 mod verify;
+pub(crate) use verify::is_overdue;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +41,7 @@ async fn prune(core: &SharedCore) {
         );
         match core.store.prune(before).await {
             Ok(0) => {}
-            Ok(removed) => tracing::info!(removed, "Pruned the log of ended syncs."),
+            Ok(removed) => tracing::info!(removed, "Pruned the log of ended syncs and checks."),
             Err(error) => tracing::warn!(%error, "Could not prune the log."),
         }
         if paused(core, PRUNE_EVERY).await {

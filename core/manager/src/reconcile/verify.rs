@@ -3,18 +3,18 @@
 
 use std::time::Duration;
 
-use tandem_contract::InstanceId;
+use tandem_contract::{InstanceId, OpId};
 
 use crate::admission::admit_verify;
 use crate::clock::Timestamp;
-use crate::core::SharedCore;
+use crate::core::{Core, SharedCore};
 use crate::denied::Denied;
 use crate::draft::active_of;
-use crate::model::{Instance, OpStatus, Operation};
+use crate::model::{Instance, OpStatus};
 use crate::plan::common_form;
 use crate::reconcile::sync::follows;
 use crate::run::paused;
-use crate::store::{InstanceQuery, OperationQuery};
+use crate::store::InstanceQuery;
 
 /// Rows read at once.
 const PAGE: u64 = 500;
@@ -34,13 +34,14 @@ pub(super) async fn rounds(core: &SharedCore) {
     }
 }
 
-/// The replicas that are due, checked one after another.
+/// The replicas that are due, checked one after another; as many at once as the settings say.
 async fn round(core: &SharedCore, interval: Duration) -> Result<(), Denied> {
+    let mut running = Vec::new();
     for (_, id) in due(core, interval).await? {
         let Some(row) = core.store.instance(id).await?.filter(|row| is_due(core, row, interval)) else {
             continue;
         };
-        if was_tried(core, &row, interval).await? || !can_be_checked(core, &row).await? {
+        if !can_be_checked(core, &row).await? {
             continue;
         }
         let op = match core.change(row.share_id, |draft| admit_verify(draft, id, None)).await {
@@ -51,23 +52,31 @@ async fn round(core: &SharedCore, interval: Duration) -> Result<(), Denied> {
                 continue;
             }
         };
-        while core.store.operation(op.id).await?.is_some_and(|op| !op.status.is_finished()) {
-            if paused(core, LOOK).await {
-                return Ok(());
-            }
+        running.push(op.id);
+        if !fewer_than(core, &mut running, core.settings.verify.concurrent.max(1)).await? {
+            return Ok(());
         }
     }
-    Ok(())
+    fewer_than(core, &mut running, 1).await.map(drop)
 }
 
-/// Whether a check within the interval came to its end, however it ended: what it found is told, and is not read again
-/// before its time.
-async fn was_tried(core: &SharedCore, row: &Instance, interval: Duration) -> Result<bool, Denied> {
-    let query =
-        OperationQuery { instance: Some(row.id), kind: Some("verify".into()), ..OperationQuery::default() };
-    let ended = |op: &Operation| matches!(op.status, OpStatus::Done | OpStatus::Failed);
-    let soon = |op: &Operation| op.updated_at.plus(interval) > core.clock.now();
-    Ok(core.store.operations(&query).await?.iter().any(|op| ended(op) && soon(op)))
+/// Waits until fewer than so many of these operations run. `false` when the manager stops.
+async fn fewer_than(core: &SharedCore, running: &mut Vec<OpId>, room: usize) -> Result<bool, Denied> {
+    loop {
+        let mut left = Vec::new();
+        for id in running.drain(..) {
+            if core.store.operation(id).await?.is_some_and(|op| !op.status.is_finished()) {
+                left.push(id);
+            }
+        }
+        *running = left;
+        if running.len() < room {
+            return Ok(true);
+        }
+        if paused(core, LOOK).await {
+            return Ok(false);
+        }
+    }
 }
 
 /// Replicas that were not checked for an interval, the longest first.
@@ -89,12 +98,21 @@ async fn due(core: &SharedCore, interval: Duration) -> Result<Vec<(Timestamp, In
     Ok(due)
 }
 
-/// When it was last known to hold what it should.
+/// When it was last known to hold what it should, or its check came to another end: what that found is told, and is not
+/// read again before its time.
 fn since(row: &Instance) -> Timestamp {
-    row.checked.as_ref().map(|c| c.at).or(row.launched_at).unwrap_or(row.created_at)
+    let known = row.checked.as_ref().map(|c| c.at).or(row.launched_at).unwrap_or(row.created_at);
+    row.tried_at.map_or(known, |tried| tried.max(known))
 }
 
-fn is_due(core: &SharedCore, row: &Instance, interval: Duration) -> bool {
+/// Whether the schedule should have checked a follower by now and never came to it, for two intervals.
+pub(crate) fn is_overdue(core: &Core, row: &Instance, active: &Instance) -> bool {
+    let capabilities = |row| core.backends.capabilities_of(row);
+    let alike = capabilities(active).zip(capabilities(row)).and_then(|(a, b)| common_form(&a, &b)).is_some();
+    alike && core.settings.verify.interval.is_some_and(|interval| is_due(core, row, interval * 2))
+}
+
+fn is_due(core: &Core, row: &Instance, interval: Duration) -> bool {
     follows(row) && row.damage.is_none() && since(row).plus(interval) <= core.clock.now()
 }
 

@@ -74,6 +74,17 @@ fn set(
             }
             // Its own release of points may have been cut short, or have come before it was known to be gone.
             release_later(core, draft, None, Some(*instance));
+            let last = !draft
+                .instances
+                .iter()
+                .any(|i| i.id != *instance && i.replica_state.is_some_and(|s| s != ReplicaState::Active));
+            if last
+                && let Some(active) = draft.active().map(|a| a.id)
+                && let Some(row) = draft.instance_mut(active)
+            {
+                // There is nothing to compare it with any more, and so no way to say that it was mended.
+                super::verify::mended(row);
+            }
             vec![Effect::Gone { instance: *instance }]
         }
         Intent::DeleteReplica { instance, .. } => {

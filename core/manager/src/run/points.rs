@@ -348,7 +348,7 @@ fn arrived(
             if let Some(row) = draft.instance_mut(dest) {
                 row.point = Some(record.clone());
                 row.epoch = epoch;
-                row.damage = None;
+                (row.damage, row.damaged_at) = (None, None);
             }
             Vec::new()
         }),

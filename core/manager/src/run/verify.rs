@@ -17,7 +17,7 @@ use super::steps::{Done, Scene};
 use crate::clock::Timestamp;
 use crate::core::Core;
 use crate::draft::{Draft, active_of};
-use crate::model::{Checked, Instance};
+use crate::model::{Checked, Instance, Intent};
 use crate::oplog::{Effect, Ending};
 use crate::plan::common_form;
 
@@ -44,15 +44,18 @@ impl Run {
         let form = common_form(here.capabilities(), there.capabilities()).ok_or_else(|| {
             Error::unsupported("the drivers of both sides have no form of fingerprints in common")
         })?;
-        let bandwidth = self.core.settings.verify.bandwidth;
+        let bandwidth = self.core.settings.verify.bandwidth.filter(|limit| *limit > 0);
         let ask = |instance| ReadFingerprint { instance, point, form: form.clone(), bandwidth };
         let both = async |cx: CallContext| {
             let (one, other) = halves(&cx);
             tokio::try_join!(here.call(&one, ask(source)), there.call(&other, ask(dest)))
         };
         let (one, other) = self.moving(both).await?;
-        match judge(&one, &other) {
-            None => Ok(equal(scene, source, dest, point, self.started_at)),
+        match judge(&one, &other)? {
+            None => {
+                let asked = matches!(self.intent(), Intent::Verify { asked: true, .. });
+                Ok(equal(scene, source, dest, point, self.started_at, asked))
+            }
             Some(damage) => {
                 if damage.side == REPLICA {
                     // A partial increment builds upon what is damaged: what is carried next begins anew. Best effort: a
@@ -99,7 +102,7 @@ struct Damage {
 }
 
 /// Compares. `None`: both hold the same, and neither knows of any damage.
-fn judge(active: &ContentFingerprint, replica: &ContentFingerprint) -> Option<Damage> {
+fn judge(active: &ContentFingerprint, replica: &ContentFingerprint) -> Result<Option<Damage>, Error> {
     let differ: Vec<&str> = active
         .parts
         .iter()
@@ -107,7 +110,14 @@ fn judge(active: &ContentFingerprint, replica: &ContentFingerprint) -> Option<Da
         .map(|(part, _)| part.as_str())
         .collect();
     let side = match (active.damaged.is_empty(), replica.damaged.is_empty()) {
-        (true, true) if differ.is_empty() => return None,
+        (true, true) if differ.is_empty() => {
+            return match active.parts.keys().any(|part| replica.parts.contains_key(part)) {
+                true => Ok(None),
+                false => Err(Error::unsupported(
+                    "the drivers of both sides keep nothing of a kind, so that what they hold cannot be compared",
+                )),
+            };
+        }
         (true, _) => REPLICA,
         (false, true) => ACTIVE,
         (false, false) => BOTH,
@@ -118,7 +128,7 @@ fn judge(active: &ContentFingerprint, replica: &ContentFingerprint) -> Option<Da
         (false, true) => format!("{} differ", differ.join(", ")),
         _ => named.join("; "),
     };
-    Some(Damage { side, what })
+    Ok(Some(Damage { side, what }))
 }
 
 impl Damage {
@@ -126,12 +136,13 @@ impl Damage {
         let what = &self.what;
         let message = match self.side {
             ACTIVE => format!(
-                "the active instance {active} is damaged at point {point}, and replica {replica} is whole: {what}; \
-                 promote that replica, or write the damaged files anew"
+                "the active instance {active} is damaged at point {point}, and replica {replica} is as it was received: \
+                 {what}; promote that replica if it holds them whole, or write the damaged files anew, and verify \
+                 again"
             ),
             BOTH => format!(
                 "the active instance {active} and replica {replica} are both damaged at point {point}: {what}; write \
-                 the damaged files anew, perhaps from the other side, then ask for a resync"
+                 the damaged files anew, perhaps from the other side, then ask for a resync and verify again"
             ),
             _ => format!(
                 "replica {replica} does not hold what the active instance {active} holds at point {point}: {what}; \
@@ -143,7 +154,17 @@ impl Damage {
 }
 
 /// The rows of a check, begun at that time, that found both equal: what rots after it was read was not seen.
-fn equal(scene: &Scene, active: InstanceId, replica: InstanceId, point: PointId, at: Timestamp) -> Done {
+///
+/// Of the active one a driver may read only what nobody touched since, so that its damage is taken for mended only by a point
+/// that was made after it was found, and only where somebody asks, who knows what was done about it.
+fn equal(
+    scene: &Scene,
+    active: InstanceId,
+    replica: InstanceId,
+    point: PointId,
+    at: Timestamp,
+    asked: bool,
+) -> Done {
     let known = |row: &Instance| row.point.clone().filter(|p| p.info.id == point);
     let record = scene
         .share
@@ -153,19 +174,32 @@ fn equal(scene: &Scene, active: InstanceId, replica: InstanceId, point: PointId,
         .cloned()
         .or_else(|| scene.family.instances.iter().find_map(known));
     Done::with(move |draft| {
+        let made_at = record.as_ref().map(|p| p.made_at);
         for id in [active, replica] {
             if let Some(row) = draft.instance_mut(id) {
-                if row.damage.take().is_some() {
-                    row.reason = None;
+                if id == replica || asked && is_later(made_at, row.damaged_at) {
+                    mended(row);
                 }
                 if id == replica {
-                    let made_at = record.as_ref().map(|p| p.made_at);
                     row.checked = Some(Checked { at, point, made_at });
                 }
             }
         }
         Vec::new()
     })
+}
+
+/// Whether a point was made after something was found.
+fn is_later(made_at: Option<Timestamp>, found: Option<Timestamp>) -> bool {
+    made_at.is_some_and(|made| found.is_none_or(|found| made > found))
+}
+
+/// What was found damaged is so no more, or is nobody's any more.
+pub(super) fn mended(row: &mut Instance) {
+    row.damaged_at = None;
+    if row.damage.take().is_some() {
+        row.reason = None;
+    }
 }
 
 /// The rows of a check that has ended with an error. One that was cut short says nothing of what it read.
@@ -176,13 +210,17 @@ pub(super) fn found(
     ending: Ending,
     error: Option<&Error>,
 ) -> Vec<Effect> {
+    let now = draft.now;
+    if let Some(row) = draft.instance_mut(replica).filter(|_| ending != Ending::Cancelled) {
+        row.tried_at = Some(now);
+    }
     let side = error.and_then(|e| e.context.iter().find(|(name, _)| name == DAMAGED));
     let (Ending::Failed, Some(error), Some((_, side))) = (ending, error, side) else { return Vec::new() };
     let active = active_of(&draft.instances).map(|a| a.id);
     if side != REPLICA
         && let Some(row) = active.and_then(|id| draft.instance_mut(id))
     {
-        row.damage = Some(error.message.clone());
+        (row.damage, row.damaged_at) = (Some(error.message.clone()), Some(now));
         row.reason = Some(error.message.clone());
     }
     // Where both are damaged, the replica may hold the only good copy of what the active one lost: it is kept.
@@ -190,7 +228,7 @@ pub(super) fn found(
     else {
         return Vec::new();
     };
-    row.damage = Some(error.message.clone());
+    (row.damage, row.damaged_at) = (Some(error.message.clone()), Some(now));
     row.reason = Some(error.message.clone());
     let (share, is) = (row.share_id, row.replica_state);
     core.board.set_freshness(replica, |fresh| *fresh = Default::default());
@@ -211,7 +249,7 @@ mod tests {
     }
 
     fn side(active: &ContentFingerprint, replica: &ContentFingerprint) -> Option<&'static str> {
-        judge(active, replica).map(|damage| damage.side)
+        judge(active, replica).unwrap().map(|damage| damage.side)
     }
 
     #[test]
@@ -219,8 +257,10 @@ mod tests {
         let whole = print(&[("contents", "1"), ("owners", "2")], &[]);
         assert_eq!(side(&whole, &print(&[("contents", "1")], &[])), None);
         assert_eq!(side(&whole, &print(&[("contents", "2")], &[])), Some(REPLICA));
-        let damage = judge(&whole, &print(&[("contents", "2"), ("owners", "3")], &["`a`"])).unwrap();
+        let damage = judge(&whole, &print(&[("contents", "2"), ("owners", "3")], &["`a`"])).unwrap().unwrap();
         assert_eq!(damage.what, "contents, owners differ: `a`");
+        // Two that have nothing in common are not equal by that.
+        assert!(judge(&whole, &print(&[("times", "1")], &[])).is_err());
     }
 
     #[test]
@@ -231,6 +271,13 @@ mod tests {
         assert_eq!(side(&other, &other), Some(BOTH));
         // What could not be read has no digests at all.
         assert_eq!(side(&whole, &print(&[], &["`a` cannot be read"])), Some(REPLICA));
+    }
+
+    #[test]
+    fn what_was_found_before_a_point_was_made_can_be_lifted_by_it() {
+        let at = |n| Some(Timestamp(n));
+        assert!(is_later(at(2), at(1)) && is_later(at(2), None));
+        assert!(!is_later(at(1), at(1)) && !is_later(at(1), at(2)) && !is_later(None, at(1)));
     }
 
     #[test]

@@ -263,12 +263,17 @@ pub(crate) async fn concurrent_writers_lose_nothing(store: &dyn Store) {
     assert_eq!((usage.of(Counted::Shares), usage.version), (40, 40));
 }
 
-pub(crate) async fn prune_keeps_the_newest_sync(store: &dyn Store) {
-    let admit_and_finish = async |n: u64, instance: u64, end: i64| {
-        let op = operation(n, 1, sync(instance));
+pub(crate) async fn prune_keeps_the_newest_of_each_kind(store: &dyn Store) {
+    let do_and_finish = async |n: u64, intent: Intent, end: i64| {
+        let op = operation(n, 1, intent);
         store.commit(admit(&op)).await.unwrap();
         store.commit(finish(&op, end)).await.unwrap();
     };
+    let admit_and_finish =
+        async |n: u64, instance: u64, end: i64| do_and_finish(n, sync(instance), end).await;
+    let check = Intent::Verify { instance: instance_id(70), asked: false };
+    do_and_finish(8, check.clone(), 10).await;
+    do_and_finish(9, check, 15).await;
     admit_and_finish(1, 70, 10).await;
     admit_and_finish(2, 70, 20).await;
     admit_and_finish(3, 70, 30).await;
@@ -279,13 +284,14 @@ pub(crate) async fn prune_keeps_the_newest_sync(store: &dyn Store) {
     store.commit(admit(&other)).await.unwrap();
     store.commit(finish(&other, 10)).await.unwrap();
 
-    assert_eq!(store.prune(at(20)).await.unwrap(), 1);
+    // A sync and a check.
+    assert_eq!(store.prune(at(20)).await.unwrap(), 2);
     assert_eq!(store.operation(op_id(1)).await.unwrap(), None);
     assert_eq!(store.log(op_id(1)).await.unwrap(), []);
     assert_eq!(store.prune(at(100)).await.unwrap(), 1);
     assert_eq!(store.prune(at(100)).await.unwrap(), 0);
     let left = store.operations(&OperationQuery::default()).await.unwrap();
-    assert_eq!(left.iter().map(|op| op.id).collect::<Vec<_>>(), [6, 5, 4, 3].map(op_id));
+    assert_eq!(left.iter().map(|op| op.id).collect::<Vec<_>>(), [9, 6, 5, 4, 3].map(op_id));
     // Positions are not given again.
     let newest = store.log_from(0, 100).await.unwrap().last().unwrap().0;
     store.commit(admit(&operation(7, 1, Intent::UpdateAccess))).await.unwrap();

@@ -41,7 +41,7 @@ on_both![
     cases::operation_needs_its_event,
     cases::log_keeps_the_order_of_commits,
     cases::concurrent_writers_lose_nothing,
-    cases::prune_keeps_the_newest_sync,
+    cases::prune_keeps_the_newest_of_each_kind,
     cases::family_is_whole,
     cases::following_names_each_share_once,
     cases::promised_counts_shares_by_pool,

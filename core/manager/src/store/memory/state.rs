@@ -208,19 +208,22 @@ impl State {
         old
     }
 
-    /// Removes old syncs, except the newest finished one of each instance.
+    /// Removes old syncs and content checks, except the newest finished one of each instance.
     pub(super) fn prune(&mut self, before: Timestamp) -> u64 {
-        let mut newest: BTreeMap<InstanceId, (Timestamp, OpId)> = BTreeMap::new();
+        let mut newest: BTreeMap<(InstanceId, &str), (Timestamp, OpId)> = BTreeMap::new();
         let mut old = Vec::new();
         for op in self.operations.values().filter(|op| op.status.is_finished()) {
-            let Intent::Sync { instance, .. } = op.intent else { continue };
-            let place = newest.entry(instance).or_insert((op.created_at, op.id));
+            let (Intent::Sync { instance, .. } | Intent::Verify { instance, .. }) = op.intent else {
+                continue;
+            };
+            let of = (instance, op.intent.kind());
+            let place = newest.entry(of).or_insert((op.created_at, op.id));
             *place = (*place).max((op.created_at, op.id));
             if op.updated_at < before {
-                old.push((instance, op.id));
+                old.push((of, op.id));
             }
         }
-        old.retain(|(instance, op)| newest.get(instance).is_none_or(|(_, id)| id != op));
+        old.retain(|(of, op)| newest.get(of).is_none_or(|(_, id)| id != op));
         for (_, op) in &old {
             self.operations.remove(op);
             for position in self.log.remove(op).unwrap_or_default() {

@@ -58,8 +58,8 @@ pub(super) const WRITE_OPERATION: &str = "\
     updated_at = excluded.updated_at, doc = excluded.doc";
 
 pub(super) const PRUNABLE: &str = "\
-    SELECT o.id FROM operations o WHERE o.kind = 'sync' AND o.finished = 1 AND o.updated_at < ? AND EXISTS (\
-    SELECT 1 FROM operations n WHERE n.instance = o.instance AND n.kind = 'sync' AND n.finished = 1 \
+    SELECT o.id FROM operations o WHERE o.kind IN ('sync', 'verify') AND o.finished = 1 AND o.updated_at < ? AND EXISTS (\
+    SELECT 1 FROM operations n WHERE n.instance = o.instance AND n.kind = o.kind AND n.finished = 1 \
     AND (n.created_at, n.id) > (o.created_at, o.id)) LIMIT ?";
 pub(super) const DROP_LOG: &str = "DELETE FROM events WHERE op = ?";
 pub(super) const DROP_OPERATION: &str = "DELETE FROM operations WHERE id = ?";
