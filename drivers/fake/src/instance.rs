@@ -24,6 +24,10 @@ pub(crate) struct Instance {
     pub(crate) quiesced: bool,
     /// Whether its host has confirmed that it may serve it.
     pub(crate) served: bool,
+    /// Whether there is anything to show to who reads it as a secondary: storage that replicates by itself has something once
+    /// it was seen up to date.
+    #[serde(default)]
+    pub(crate) shown: bool,
     /// Attached for a copy; whether read-only.
     pub(crate) attached: Option<bool>,
     #[serde(with = "crate::hex::named")]
@@ -99,6 +103,7 @@ impl Instance {
             access: AccessSpec { rules: Vec::new(), read_only: false },
             quiesced: false,
             served: true,
+            shown: true,
             attached: None,
             data: Data::new(),
             points: Vec::new(),
@@ -124,7 +129,7 @@ impl Instance {
         self.served
             && match self.role {
                 Role::Active => true,
-                Role::Secondary => self.style() == Some(Style::Readable),
+                Role::Secondary => self.shown && self.style() == Some(Style::Readable),
                 _ => false,
             }
     }

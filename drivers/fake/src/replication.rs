@@ -41,10 +41,13 @@ impl Fake {
         let role = if replication.style == Style::Writable { Role::Active } else { Role::Secondary };
         let id = spec.instance;
         let made = self.create(sites, spec, role)?;
-        if made.is_changed() {
-            find(sites, &self.config.site, id)?.up_to_date = false;
+        if !made.is_changed() {
+            return Ok(made);
         }
-        Ok(made)
+        let instance = find(sites, &self.config.site, id)?;
+        instance.up_to_date = false;
+        instance.shown = self.config.mode == Mode::Streamed;
+        Ok(Outcome::Changed(self.info(instance)))
     }
 
     pub(crate) fn report(&self, sites: &mut Sites, id: InstanceId, epoch: Epoch) -> Result<ReplicaReport> {
@@ -62,6 +65,10 @@ impl Fake {
         let current =
             instance.up_to_date && split_brain.is_none() && (instance.role == Role::Active || linked);
         let follows = if storage { current } else { instance.whole.is_some() };
+        if current {
+            find(sites, &self.config.site, id)?.shown = true;
+        }
+        let instance = find(sites, &self.config.site, id)?;
         let state = match instance.role {
             _ if split_brain.is_some() => ReplicaState::Error,
             Role::Active => ReplicaState::Active,
@@ -185,6 +192,7 @@ impl Fake {
         instance.epoch = epoch;
         instance.role = role;
         instance.quiesced = false;
+        instance.shown = self.config.mode == Mode::Streamed;
         // The call confirms the epoch: it is served as its role says, if that is to be served at all.
         instance.served = true;
         Ok(Outcome::Changed(self.info(instance)))

@@ -24,6 +24,8 @@ pub(crate) struct Image {
     pub(crate) volume: Volume,
     /// The volume of DRBD's metadata, where it replicates; looked for by who found it.
     pub(crate) metadata: Option<Volume>,
+    /// The snapshots that users read, where it is shown to them; looked for by who found it.
+    pub(crate) views: [Option<Volume>; 2],
     /// Its tags as they stand.
     pub(crate) stored: BTreeSet<String>,
     /// The thin pool that it lies in.
@@ -54,5 +56,5 @@ pub(crate) fn parse(report: &Report, pool: &Volume, id: InstanceId) -> Result<Fo
     let Some(meta) = Meta::read(id, &volume.name, &volume.tags)? else { return Ok(Found::Foreign) };
     let stored = meta::ours(&volume.tags);
     let (volume, pool) = (volume.clone(), pool.clone());
-    Ok(Found::Instance(Box::new(Image { meta, volume, metadata: None, stored, pool })))
+    Ok(Found::Instance(Box::new(Image { meta, volume, metadata: None, views: [None, None], stored, pool })))
 }

@@ -96,7 +96,7 @@ impl Driver for Lvm {
         let changed = before != (image.meta.read_only, image.meta.clients.clone());
         self.inner.save(cx, image).await?;
         // Only what is served already: after a boot the epoch is to be confirmed first.
-        let reachable = image.meta.role == Role::Active && self.inner.mounted(image).is_some();
+        let reachable = self.inner.mounted(image).is_some();
         let served = if reachable { self.inner.serve(cx, image).await? } else { false };
         Ok(outcome(changed || served || rose, report))
     }
@@ -107,7 +107,13 @@ impl Driver for Lvm {
         let rose = image.meta.see(call.epoch)?;
         self.inner.save(cx, image).await?;
         let changed = self.inner.serve(cx, image).await?;
-        Ok(outcome(rose || changed, self.inner.info(image)))
+        let shown = self.inner.show(cx, image).await.or_else(|error| {
+            // It follows nevertheless; its report says what users are not shown.
+            cx.check()?;
+            tracing::warn!(instance = %call.instance, %error, "Users are not shown what it holds.");
+            Ok(false)
+        })?;
+        Ok(outcome(rose || changed || shown, self.inner.info(image)))
     }
 }
 
@@ -213,9 +219,9 @@ impl Inner {
         }
         if let Some(replication) = &spec.replication {
             self.drbd()?.require()?;
-            if replication.style != Style::Dr {
+            if !matches!(replication.style, Style::Dr | Style::Readable) {
                 return Err(Error::unsupported(format!(
-                    "the LVM driver replicates in the style `dr`, not `{}`",
+                    "the LVM driver replicates in the styles `readable` and `dr`, not `{}`",
                     replication.style.as_str()
                 )));
             }
@@ -249,7 +255,8 @@ impl Inner {
                 )));
             }
             Found::Instance(mut image) => {
-                let other = image.meta.record.is_some() != spec.replication.is_some()
+                let style = spec.replication.as_ref().map(|replication| replication.style);
+                let other = image.meta.record.as_ref().map(|record| record.style) != style
                     || image.meta.record.as_ref().is_some_and(|record| record.protocol != protocol);
                 if let Some(done) = self.again(cx, &mut image, &meta, other).await? {
                     return Ok(done);
@@ -404,6 +411,7 @@ impl Inner {
         self.wake(cx, image).await?;
         self.exporter.close(cx, &id.to_string(), &self.path(id)).await?;
         self.unmount(cx, image).await?;
+        self.end_views(cx, image).await?;
         self.stack_down(cx, image).await?;
         // By name and mark: should it have become somebody else's meanwhile, it stays.
         let marked = format!("lv_tags={MARK}");

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tandem_sdk::{Client, Epoch, Error, InstanceId, InstanceSpec, ResourceId, Result, Retry, Role};
+use tandem_sdk::{Client, Epoch, Error, InstanceId, InstanceSpec, ResourceId, Result, Retry, Role, Style};
 
 use crate::Filesystem;
 use crate::drbd::record::Record;
@@ -112,6 +112,16 @@ impl Meta {
     /// Whether users may reach it.
     pub(crate) fn is_served(&self) -> bool {
         self.made && !self.deleting && self.role == Role::Active
+    }
+
+    /// Whether users may read it while it follows.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.style == Style::Readable)
+    }
+
+    /// Whether users are shown what it holds, as a follower.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.made && !self.deleting && self.role == Role::Secondary && self.is_readable()
     }
 
     /// Whether users may write.

@@ -1,14 +1,18 @@
 //! Mounting: by the driver alone, under its own folder. Nothing in /etc/fstab, and volumes are not activated by a boot, so
 //! that nothing is mounted before the server has confirmed the epoch.
 
-use std::ffi::CStr;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::CWD;
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+};
 use tandem_sdk::files::failed;
 use tandem_sdk::{Error, Exporter, Result, Retry};
 
@@ -82,11 +86,18 @@ fn read(mountinfo: &str, path: &Path) -> Option<Mounted> {
     })
 }
 
-/// Mounts a volume.
-pub(crate) fn mount(node: &str, filesystem: Filesystem, path: &Path, read_only: bool) -> Result<()> {
+/// Mounts a volume. `one_of_many`: snapshots of it may be mounted too, which for XFS are the same file system.
+pub(crate) fn mount(
+    node: &str,
+    filesystem: Filesystem,
+    path: &Path,
+    read_only: bool,
+    one_of_many: bool,
+) -> Result<()> {
     fs::create_dir_all(path).map_err(|e| failed("create", path, &e))?;
     let flags = if read_only { FLAGS | MountFlags::RDONLY } else { FLAGS };
-    rustix::mount::mount(node, path, filesystem.as_str(), flags, None::<&CStr>).map_err(|errno| match errno {
+    let options = (one_of_many && filesystem == Filesystem::Xfs).then_some(c"nouuid");
+    rustix::mount::mount(node, path, filesystem.as_str(), flags, options).map_err(|errno| match errno {
         Errno::INVAL | Errno::UCLEAN | Errno::IO => Error::unavailable(format!(
             "the file system on `{node}` cannot be mounted ({errno}); see the kernel's log, and check it with fsck"
         ))
@@ -102,6 +113,51 @@ pub(crate) fn remount(path: &Path, read_only: bool, exporter: &Exporter) -> Resu
         Errno::BUSY => in_use(path),
         errno => failed("remount", path, &errno.into()),
     })
+}
+
+/// Mounts a snapshot for readers, at no place yet: what is closed before it gets one leaves nothing.
+pub(crate) fn detached(node: &str, filesystem: Filesystem) -> Result<OwnedFd> {
+    let mounted = || {
+        let context = fsopen(filesystem.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&context, "source", node)?;
+        fsconfig_set_flag(&context, "ro")?;
+        if filesystem == Filesystem::Xfs {
+            // The one before has the same, and on one host the active one too.
+            fsconfig_set_flag(&context, "nouuid")?;
+        }
+        fsconfig_create(&context)?;
+        let how = MountAttrFlags::MOUNT_ATTR_RDONLY
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOSUID;
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, how)
+    };
+    mounted().map_err(|errno| {
+        Error::unavailable(format!("the snapshot `{node}` cannot be mounted ({errno}); see the kernel's log"))
+    })
+}
+
+/// Puts such a mount at a path, in the place of whatever is there: that one stays for who has files of it open, and goes with
+/// the last of them. A program that looks just between the two finds an empty folder; NFS clients do not, since their server
+/// holds on to what it has until it is told.
+pub(crate) fn replace(path: &Path, mount: &OwnedFd) -> Result<()> {
+    fs::create_dir_all(path).map_err(|e| failed("create", path, &e))?;
+    leave(path)?;
+    move_mount(mount, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|errno| failed("mount on", path, &errno.into()))
+}
+
+/// Takes what is mounted there out of everybody's sight; it goes once nobody has a file of it open.
+pub(crate) fn leave(path: &Path) -> Result<bool> {
+    let mut was = false;
+    while mounted(path).is_some() {
+        was = true;
+        match rustix::mount::unmount(path, UnmountFlags::DETACH) {
+            // Somebody else was faster.
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+            Err(errno) => return Err(failed("unmount", path, &errno.into())),
+        }
+    }
+    Ok(was)
 }
 
 /// Unmounts whatever is mounted there, and removes the folder.

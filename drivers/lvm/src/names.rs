@@ -31,6 +31,11 @@ pub(crate) fn metadata_of(id: InstanceId) -> String {
     format!("{PREFIX}{id}.drbd")
 }
 
+/// A snapshot of an instance that users read: one of two, by its slot.
+pub(crate) fn view_of(id: InstanceId, slot: usize) -> String {
+    format!("{PREFIX}{id}.read{slot}")
+}
+
 /// The instance that a volume is by its name.
 pub(crate) fn instance_of(name: &str) -> Option<InstanceId> {
     let text = name.strip_prefix(PREFIX)?;
@@ -66,7 +71,9 @@ mod tests {
             let id = InstanceId(uuid::Uuid::from_u128(bits));
             prop_assert!(is_name(&of_instance(id)));
             prop_assert_eq!(instance_of(&of_instance(id)), Some(id));
-            prop_assert!(is_name(&metadata_of(id)) && instance_of(&metadata_of(id)).is_none());
+            for other in [metadata_of(id), view_of(id, 0), view_of(id, 1)] {
+                prop_assert!(is_name(&other) && instance_of(&other).is_none());
+            }
         }
 
         #[test]

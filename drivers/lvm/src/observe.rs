@@ -22,6 +22,9 @@ pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
         .filter(|fs| fs.require_tools().is_ok())
         .map(Filesystem::as_str)
         .collect();
+    // How old what users read of a follower may become, with the look that renews it.
+    let renewed =
+        inner.config.drbd.iter().map(|drbd| ("readable_seconds".to_owned(), json!(drbd.readable_seconds)));
     Capabilities {
         resources: vec![ResourceKind::Share],
         share_protocols: vec!["NFS".to_owned()],
@@ -31,7 +34,7 @@ pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
         shrink: false,
         thin: true,
         replication: inner.config.drbd.as_ref().map(|_| ReplicationCapability {
-            styles: vec![Style::Dr],
+            styles: vec![Style::Readable, Style::Dr],
             transport: Transport::Storage { protocols: vec![PROTOCOL.to_owned()] },
             domain: None,
             max_instances: Some(2),
@@ -40,7 +43,7 @@ pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
             fingerprints: Vec::new(),
         }),
         attach: Some(AttachKind::Tree),
-        extra: [("filesystems".to_owned(), json!(filesystems))].into_iter().collect(),
+        extra: [("filesystems".to_owned(), json!(filesystems))].into_iter().chain(renewed).collect(),
         ..Capabilities::default()
     }
 }
@@ -121,6 +124,11 @@ impl Inner {
             Found::Nothing | Found::Foreign => return Ok(None),
             Found::Instance(image) => image,
         };
+        let mut image = image;
+        if image.meta.is_shown() && !self.is_exported(&image) {
+            // Renewed since the look at the group began, perhaps.
+            self.refresh(cx, &mut image).await?;
+        }
         let meta = &image.meta;
         // What is suspended answers nobody until it is woken by a call that changes something.
         let awake = image.volume.state == State::Active && image.pool.state != State::Suspended;

@@ -113,6 +113,11 @@ impl Volume {
         }
     }
 
+    /// Whether anything uses its device.
+    pub(crate) fn is_open(&self) -> bool {
+        attribute(&self.attributes, 5) == 'o'
+    }
+
     pub(crate) fn is_thin_pool(&self) -> bool {
         attribute(&self.attributes, 0) == 't'
     }

@@ -12,6 +12,9 @@ use crate::{Inner, mount};
 impl Inner {
     /// The instance's own mount, where it is mounted.
     pub(crate) fn mounted(&self, image: &Image) -> Option<Mounted> {
+        if image.meta.is_shown() {
+            return self.view_there(image).map(|(_, there)| there);
+        }
         let there = mount::mounted(&self.path(image.meta.birth.instance))?;
         (Some(there.device) == image.device()).then_some(there)
     }
@@ -26,7 +29,7 @@ impl Inner {
 
     /// Whether users reach it now.
     pub(crate) fn is_exported(&self, image: &Image) -> bool {
-        image.meta.is_served()
+        (image.meta.is_served() || image.meta.is_shown())
             && self.exporter.is_open(&image.meta.birth.instance.to_string())
             && self.mounted(image).is_some()
     }
@@ -42,24 +45,42 @@ impl Inner {
         InstanceInfo { exports: self.exports(image), ..InstanceInfo::default() }
     }
 
+    /// Opens the export of what is mounted.
+    pub(crate) async fn open_export(&self, cx: &OpContext, image: &Image) -> Result<bool> {
+        let id = image.meta.birth.instance;
+        let (path, clients) = (self.path(id), image.meta.clients_now());
+        if image.meta.is_readable() {
+            // What is mounted there changes below its users; and both sides, which may be one host, have one UUID.
+            return self.exporter.open_as(cx, &id.to_string(), &path, &clients, id).await;
+        }
+        self.exporter.open(cx, &id.to_string(), &path, &clients).await
+    }
+
     /// Serves the instance as its tags say. `true` when anything changed.
     pub(crate) async fn serve(&self, cx: &OpContext, image: &mut Image) -> Result<bool> {
         let id = image.meta.birth.instance;
         let (path, export) = (self.path(id), id.to_string());
-        let served = image.meta.is_served();
+        let (served, shown) = (image.meta.is_served(), image.meta.is_shown());
         let read_only = !image.meta.is_writable();
         let mut changed = false;
         self.wake(cx, image).await?;
+        if !shown {
+            changed |= self.hide(cx, image).await?;
+        }
         let there = self.standing(cx, image).await?;
-        if !served || there.is_none_or(|there| there.stopped) {
+        if !(served || shown) || there.is_none_or(|there| there.stopped) {
             changed |= self.exporter.close(cx, &export, &path).await?;
         } else if !image.meta.is_writable() && self.exporter.is_open(&export) {
-            changed |= self.exporter.open(cx, &export, &path, &image.meta.clients_now()).await?;
+            changed |= self.open_export(cx, image).await?;
         }
         if image.meta.made && !image.meta.deleting && image.meta.role == Role::Secondary {
-            // Nobody sees it, and it follows.
-            changed |= self.exporter.close(cx, &export, &path).await?;
-            changed |= self.unmount(cx, image).await?;
+            // Nobody sees it, or a snapshot of it; and it follows.
+            if !shown || there.is_none_or(|there| there.stopped) {
+                changed |= self.exporter.close(cx, &export, &path).await?;
+                changed |= self.unmount(cx, image).await?;
+            } else {
+                changed |= self.open_export(cx, image).await?;
+            }
             return Ok(self.serve_stack(cx, image).await? || changed);
         }
         let wanted = served || (image.meta.attached.is_some() && image.meta.made && !image.meta.deleting);
@@ -89,7 +110,7 @@ impl Inner {
             tracing::warn!(instance = %id, %error, "The share could not grow to its size.");
         }
         if served {
-            changed |= self.exporter.open(cx, &export, &path, &image.meta.clients_now()).await?;
+            changed |= self.open_export(cx, image).await?;
         }
         Ok(changed)
     }
@@ -176,12 +197,19 @@ impl Inner {
             filesystem.repair(cx, &node).await?;
         }
         let path = self.path(image.meta.birth.instance);
-        cx.blocking(move |_| mount::mount(&node, filesystem, &path, read_only)).await
+        let one_of_many = image.meta.is_readable();
+        cx.blocking(move |_| mount::mount(&node, filesystem, &path, read_only, one_of_many)).await
     }
 
     pub(crate) async fn unmount(&self, cx: &OpContext, image: &Image) -> Result<bool> {
         let (path, exporter) = (self.path(image.meta.birth.instance), self.exporter.clone());
-        cx.blocking(move |_| mount::unmount(&path, &exporter)).await
+        // Who reads a snapshot of it may go on.
+        let is_view = self.view_there(image).is_some();
+        cx.blocking(move |_| {
+            let left = is_view && mount::leave(&path)?;
+            Ok(mount::unmount(&path, &exporter)? || left)
+        })
+        .await
     }
 
     /// Lets volume and file system be as large as they should be, where that was begun. The file system grows while it is

@@ -120,10 +120,14 @@ impl Inner {
         if let Found::Instance(image) = &mut found
             && image.meta.record.is_some()
         {
-            let volume = self.metadata_of(id);
-            let words: Vec<&str> = LVS.iter().copied().chain([volume.as_str()]).collect();
+            let mut volumes = vec![self.metadata_of(id)];
+            if image.meta.is_readable() {
+                volumes.extend([0, 1].map(|slot| self.view_of(id, slot)));
+            }
+            let words: Vec<&str> = LVS.iter().copied().chain(volumes.iter().map(String::as_str)).collect();
             let report = self.worker.report(cx, &words).await?;
             image.metadata = report.volume(&names::metadata_of(id)).cloned();
+            image.views = [0, 1].map(|slot| report.volume(&names::view_of(id, slot)).cloned());
         }
         Ok(found)
     }

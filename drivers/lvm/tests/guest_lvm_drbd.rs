@@ -4,15 +4,17 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
+mod readable;
 
 use std::fs;
 use std::time::{Duration, Instant};
 
 use common::{Backend, run, set_table, volumes};
 use libtest_mimic::{Arguments, Trial};
+use readable::*;
 use serde_json::json;
-use tandem_sdk::Result;
 use tandem_sdk::contract::*;
+use tandem_sdk::{Result, Value};
 use uuid::Uuid;
 
 const MIB: u64 = 1 << 20;
@@ -39,6 +41,7 @@ fn main() -> std::process::ExitCode {
         a_replica_gets_what_was_written_and_takes_over_and_gives_back,
         both_sides_went_on_and_one_is_told_to_follow,
         after_a_boot_nothing_is_there_before_its_epoch_is_confirmed,
+        readers_over_nfs_finish_and_see_the_next_moment_and_a_promotion_loses_nothing,
     ];
     trials.extend(trials![short;
         a_link_that_is_cut_heals_by_what_was_written_meanwhile,
@@ -49,6 +52,9 @@ fn main() -> std::process::ExitCode {
         an_active_one_without_a_disk_is_promoted_away_from,
         growth_that_was_cut_is_ended_by_the_side_that_was_promoted,
         a_side_that_moved_to_another_address_is_found_again,
+        who_reads_on_is_gone_past_and_holds_up_the_removal_alone,
+        looks_that_are_cut_leave_nothing_of_what_users_read,
+        a_replica_is_read_whole_while_it_catches_up_and_after_a_boot,
     ]);
     // One after another: they share the kernel's one DRBD.
     if !elsewhere {
@@ -66,19 +72,31 @@ struct Pair {
     spec: InstanceSpec,
 }
 
-async fn backend(disk: &str, test: &str, side: usize) -> Backend {
+async fn backend(disk: &str, test: &str, side: usize, more: &Value) -> Backend {
     let first = 7800 + 100 * u16::try_from(side).unwrap();
     let minors = [100 + 100 * side, 199 + 100 * side];
-    let drbd = json!({"address": HOSTS[side], "ports": [first, first + 99], "minors": minors});
-    Backend::open(disk, test, json!({ "drbd": drbd })).await
+    let mut drbd = json!({"address": HOSTS[side], "ports": [first, first + 99], "minors": minors});
+    if let Some(seconds) = more.get("readable_seconds") {
+        drbd["readable_seconds"] = seconds.clone();
+    }
+    let mut settings = json!({ "drbd": drbd });
+    if let Some(export) = more.get("export") {
+        settings["export"] = export.clone();
+    }
+    Backend::open(disk, test, settings).await
 }
 
 impl Pair {
     /// The share bears a file before its replica is made.
     async fn new(test: &str, size: u64) -> Self {
-        let sides = [backend("alpha", test, 0).await, backend("beta", test, 1).await];
-        let replication = Some(ReplicationSpec { style: Style::Dr, instances: 2 });
-        let spec = InstanceSpec { replication, ..sides[0].spec(size, "ext4") };
+        Self::with(test, size, Style::Dr, "ext4", &json!({})).await
+    }
+
+    /// The same in a style, with a file system and with settings of both sides.
+    async fn with(test: &str, size: u64, style: Style, filesystem: &str, more: &Value) -> Self {
+        let sides = [backend("alpha", test, 0, more).await, backend("beta", test, 1, more).await];
+        let replication = Some(ReplicationSpec { style, instances: 2 });
+        let spec = InstanceSpec { replication, ..sides[0].spec(size, filesystem) };
         sides[0].call(CreateInstance { spec: spec.clone() }).await.unwrap();
         let replica = InstanceSpec {
             instance: InstanceId(Uuid::new_v4()),

@@ -38,6 +38,10 @@ pub enum Needs {
     Quiesce,
     /// Storage that replicates by itself.
     Storage,
+    /// Storage that replicates by itself, in the style `readable`.
+    StorageReadable,
+    /// Storage that replicates by itself, in the style `dr`.
+    StorageDr,
     /// Migration by the driver.
     Migration,
     /// Streams, in the style `readable`.
@@ -52,6 +56,7 @@ impl Needs {
         let replication = capabilities.replication.as_ref();
         let streams = replication.is_some_and(|r| matches!(r.transport, Transport::Streamed { .. }));
         let style = |style| replication.is_some_and(|r| r.styles.contains(&style));
+        let storage = replication.is_some_and(|r| matches!(r.transport, Transport::Storage { .. }));
         match self {
             Self::Nothing => true,
             Self::Attach => capabilities.attach.is_some(),
@@ -61,7 +66,9 @@ impl Needs {
                 .is_some_and(|r| matches!(r.transport, Transport::Streamed { resumable: true, .. })),
             Self::Prints => streams && replication.is_some_and(|r| !r.fingerprints.is_empty()),
             Self::Quiesce => replication.is_some_and(|r| r.quiesce),
-            Self::Storage => replication.is_some_and(|r| matches!(r.transport, Transport::Storage { .. })),
+            Self::Storage => storage,
+            Self::StorageReadable => storage && style(Style::Readable),
+            Self::StorageDr => storage && style(Style::Dr),
             Self::Migration => capabilities.migration.is_some(),
             Self::StreamsReadable => streams && style(Style::Readable),
             Self::StreamsDr => streams && style(Style::Dr),

@@ -8,19 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tandem_contract::{
-    Epoch, Error, ErrorKind, Health, InstanceId, PointId, ReplicaReport, ReplicaState, ResourceId, Style,
-    UpdateReplicaState,
+    Epoch, Error, ErrorKind, Health, InstanceId, ObserveInstance, PointId, ReplicaReport, ReplicaState,
+    ResourceId, Role, Style, UpdateReplicaState,
 };
 use tokio::sync::{Semaphore, mpsc};
 
 use super::backends::cx;
 use crate::admission::{admit_sync, new_op};
 use crate::backends::Slot;
+use crate::chores::Chore;
 use crate::clock::Timestamp;
 use crate::core::SharedCore;
 use crate::denied::Denied;
 use crate::draft::active_of;
-use crate::model::{Instance, InstanceStatus, Intent, OpStatus};
+use crate::model::{Instance, InstanceStatus, Intent, OpStatus, Share};
 use crate::oplog::{Effect, Ending, Event};
 use crate::plan::by_storage;
 use crate::run::paused;
@@ -143,6 +144,9 @@ async fn look(core: &SharedCore, reads: &Semaphore, share: ResourceId) -> Result
         if let Some(why) = failure(&own) {
             observed(core, follower, None, Some(ReplicaState::Error), Some(why)).await?;
         } else if is_by_storage(core, follower) {
+            if own.as_ref().is_ok_and(|own| own.up_to_date == Some(true)) {
+                tell_exports(core, row, follower).await;
+            }
             judge_storage(core, follower, &active_report, own, rpo).await?;
         } else {
             // One that was found damaged is not at the point that it says.
@@ -354,6 +358,20 @@ async fn judge_storage(
         Ok(())
     } else {
         observed(core, row, None, Some(should), why).await
+    }
+}
+
+/// Users are told where they read a replica once its storage has something to show them: by a repair, since rows are changed by
+/// operations only.
+async fn tell_exports(core: &SharedCore, share: &Share, row: &Instance) {
+    if share.replication != Some(Style::Readable) || !row.exports.is_empty() {
+        return;
+    }
+    let Some(slot) = row.backend().and_then(|name| core.backends.slot(name)) else { return };
+    let Ok(backend) = slot.opened().await else { return };
+    let seen = backend.call(&cx(core), ObserveInstance { instance: row.id }).await;
+    if matches!(seen, Ok(Some(seen)) if seen.role == Role::Secondary && !seen.exports.is_empty()) {
+        core.board.chores.note(Chore::Repair(row.id), core.clock.now());
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tandem_contract::{
     DiscardPartial, Epoch, Error, InstanceId, InstanceInfo, MakePoint, Observation, Outcome, PointId,
-    PointInfo, ReceiveSpec, ReleasePoint, ReplicaState, Retry, SendSpec, Style, UpdateReplicaState,
+    PointInfo, ReceiveSpec, ReleasePoint, ReplicaState, Retry, Role, SendSpec, Style, UpdateReplicaState,
 };
 use tandem_host::{CallContext, transfer};
 
@@ -245,7 +245,15 @@ impl Run {
             }
         })
         .await?;
-        Ok(Done::nothing())
+        // As after the first point that arrives: now there is something that users may read.
+        let first = row.exports.is_empty() && scene.share.replication == Some(Style::Readable);
+        let seen = if first { self.observe(&row).await.unwrap_or_default() } else { None };
+        let exports = seen.filter(|seen| seen.role == Role::Secondary).map(|seen| seen.exports);
+        let Some(exports) = exports.filter(|exports| !exports.is_empty()) else { return Ok(Done::nothing()) };
+        Ok(Done::with(move |draft| {
+            set_exports(draft, id, &InstanceInfo { exports: exports.clone(), ..InstanceInfo::default() });
+            Vec::new()
+        }))
     }
 
     /// Runs a long call for as long as it shows progress; without any for `stall_deadline_seconds` it is told to stop.

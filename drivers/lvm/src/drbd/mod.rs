@@ -4,6 +4,7 @@
 //! GROUP/tandem-<instance>         the share's data; its tags say minor, port, peer (module `record`)
 //! GROUP/tandem-<instance>.drbd    DRBD's metadata for it: external, so that nothing moves when the share grows
 //! /dev/drbd<minor>                what is mounted, on the active side only
+//! GROUP/tandem-<instance>.read0   and `.read1`: what users read of a follower in the style `readable` (module `view`)
 //! ```
 //!
 //! Why so: `docs/decisions/0008-drbd-by-its-tools.md`. The kernel holds nothing that the tags cannot give back: after a boot a
@@ -22,6 +23,7 @@ pub(crate) mod settings;
 mod stack;
 pub(crate) mod status;
 pub(crate) mod tools;
+mod view;
 
 /// The replication protocol, as endpoints and capabilities name it.
 pub(crate) const PROTOCOL: &str = "drbd-8.4";

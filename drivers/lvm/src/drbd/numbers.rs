@@ -87,8 +87,7 @@ impl Inner {
 
 /// The minors of every resource in the kernel, whoever made it.
 pub(crate) async fn kernel_minors(cx: &OpContext) -> Result<BTreeSet<u32>> {
-    let all = status::Status::all(&tools::setup(cx, &["events2", "--now"]).await?);
-    Ok(all.values().filter_map(|status| status.minor).collect())
+    Ok(status::minors(&tools::setup(cx, &["events2", "--now"]).await?))
 }
 
 #[cfg(test)]
@@ -97,7 +96,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn drbd(ports: [u16; 2], minors: [u32; 2]) -> Drbd {
-        Drbd { address: "192.0.2.1".parse().unwrap(), ports, minors, resync_mib: 100 }
+        Drbd { address: "192.0.2.1".parse().unwrap(), ports, minors, resync_mib: 100, readable_seconds: 60 }
     }
 
     proptest! {

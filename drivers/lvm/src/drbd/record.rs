@@ -1,7 +1,7 @@
 //! What a volume's tags say of its replication.
 //!
 //! ```text
-//! tandem:drbd=dr!C!1003!7803          style, protocol, minor, port
+//! tandem:drbd=dr!C!1003!7803          style (`dr`, `readable`), protocol, minor, port
 //! tandem:peer=<uuid>!192.0.2.2!7801!leads    who it is connected to, and whether this side's data wins (`follows`: the other's)
 //! tandem:last=yes                     it was the active one until it was demoted
 //! tandem:diskless=yes                 it served from its peer: what lies here is older than what its users were told
@@ -130,7 +130,7 @@ pub(crate) mod tests {
         let protocol = prop::sample::select(vec![Protocol::C, Protocol::A]);
         (protocol, any::<u32>(), any::<u16>(), prop::option::of(peer), any::<[bool; 2]>()).prop_map(
             |(protocol, minor, port, peer, [last, diskless])| Record {
-                style: Style::Dr,
+                style: if last { Style::Readable } else { Style::Dr },
                 protocol,
                 minor,
                 port,

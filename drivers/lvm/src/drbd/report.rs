@@ -34,6 +34,11 @@ impl Inner {
             None => None,
         };
         let mut report = judge(&image, status.as_ref(), own);
+        if let Some(why) = self.keep_shown(cx, &image, status.as_ref()).await?
+            && matches!(report.health, Health::Ok)
+        {
+            report.health = Health::Degraded { reason: format!("what its users read is not renewed: {why}") };
+        }
         if matches!(report.health, Health::Ok) {
             report.health = self.health(&image, true);
         }
@@ -146,6 +151,7 @@ mod tests {
             meta: Meta { role, record: Some(record), ..Meta::blank(birth) },
             volume: Volume::default(),
             metadata: None,
+            views: [None, None],
             stored: std::collections::BTreeSet::default(),
             pool: Volume::default(),
         }

@@ -25,6 +25,9 @@ pub struct Drbd {
     /// The speed of a resync at most, in MiB a second.
     #[serde(default = "default_rate")]
     pub resync_mib: u32,
+    /// In the style `readable`: what users read of a replica is renewed once it is older than this, in seconds.
+    #[serde(default = "default_view")]
+    pub readable_seconds: u32,
 }
 
 const fn default_ports() -> [u16; 2] {
@@ -37,6 +40,10 @@ const fn default_minors() -> [u32; 2] {
 
 const fn default_rate() -> u32 {
     1024
+}
+
+const fn default_view() -> u32 {
+    60
 }
 
 /// DRBD's minor numbers end here.
@@ -65,6 +72,9 @@ impl Drbd {
             return Err(Error::invalid(format!(
                 "`drbd.minors` is the first and the last minor number, at most {LAST_MINOR}"
             )));
+        }
+        if self.readable_seconds == 0 {
+            return Err(Error::invalid("`drbd.readable_seconds` is 1 or more"));
         }
         if self.resync_mib == 0 || self.resync_mib > FASTEST {
             return Err(Error::invalid(format!("`drbd.resync_mib` is between 1 and {FASTEST}")));
@@ -101,6 +111,11 @@ impl Drbd {
     /// # Errors
     /// `InvalidArgument` when another group has some of them.
     pub(crate) fn claim(&self, run: &Path, group: &str) -> Result<()> {
+        // Two back ends that are opened at once must see each other.
+        let all = run.join("drbd-ranges.lock");
+        let all = fs::File::create(&all).map_err(|e| failed("create", &all, &e))?;
+        rustix::fs::flock(&all, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(|errno| failed("lock", run, &errno.into()))?;
         let path = run.join(format!("drbd-{group}.ranges"));
         for entry in fs::read_dir(run).map_err(|e| failed("list", run, &e))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -160,6 +175,7 @@ mod tests {
             serde_json::json!({"address": "192.0.2.1", "ports": [8000, 7000]}),
             serde_json::json!({"address": "192.0.2.1", "minors": [1, 1_048_576]}),
             serde_json::json!({"address": "192.0.2.1", "resync_mib": 0}),
+            serde_json::json!({"address": "192.0.2.1", "readable_seconds": 0}),
             serde_json::json!({"address": "192.0.2.1", "secret": "x"}),
         ] {
             assert!(of(wrong.clone()).is_err(), "{wrong}");

@@ -1,6 +1,6 @@
 //! What the kernel says of a resource: `drbdsetup events2 --now --statistics`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A resource with its one volume and its one peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,6 +123,14 @@ impl Status {
     }
 }
 
+/// The minors of all resources' volumes in the same events: somebody else's resource may have several.
+pub(crate) fn minors(text: &str) -> BTreeSet<u32> {
+    text.lines()
+        .filter(|line| line.starts_with("exists device "))
+        .filter_map(|line| line.split_whitespace().find_map(|word| word.strip_prefix("minor:")?.parse().ok()))
+        .collect()
+}
+
 /// Both ends of a resource's connection in its `drbdsetup show`, as `drbdsetup` takes them: here and there.
 pub(crate) fn ends(text: &str) -> Option<(String, String)> {
     let (mut here, mut there, mut is_there) = (None, None, false);
@@ -203,6 +211,13 @@ exists -
                     volume 0 { device minor 1; }\n }\n}\n";
         assert_eq!(ends(text), Some(("ipv6:[::1]:7000".to_owned(), "ipv4:127.0.0.1:7001".to_owned())));
         assert_eq!(ends("resource ra {\n _this_host {\n volume 0 { device minor 1; }\n }\n}\n"), None);
+    }
+
+    #[test]
+    fn minors_of_all_volumes() {
+        let more = "exists device name:ra volume:1 minor:9 disk:UpToDate size:8\n";
+        assert_eq!(minors(&format!("{TWO}{more}")), BTreeSet::from([7, 8, 9]));
+        assert_eq!(minors("exists device name:x minor:\nexists device\n"), BTreeSet::new());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tandem_driver_lvm::Lvm;
 use tandem_sdk::contract::*;
@@ -154,9 +155,23 @@ impl Backend {
         run("lvchange", &["-an", &self.volume(instance)]);
     }
 
+    /// Deletes it; tried again while something has it open, as the manager does.
+    async fn deleted(&self, instance: InstanceId) -> Outcome<()> {
+        let until = Instant::now() + Duration::from_secs(120);
+        loop {
+            match self.call(DeleteInstance { instance }).await {
+                Ok(done) => return done,
+                Err(e) if e.kind == ErrorKind::Busy && Instant::now() < until => {
+                    eprintln!("deleting {instance}: {e}\n{}", who_holds());
+                }
+                Err(e) => panic!("{e}\n{}", who_holds()),
+            }
+        }
+    }
+
     /// It is deleted, and nothing of it is left anywhere.
     pub async fn leaves_nothing(&self, instance: InstanceId) {
-        assert!(self.call(DeleteInstance { instance }).await.unwrap().is_changed());
+        assert!(self.deleted(instance).await.is_changed());
         assert!(!self.call(DeleteInstance { instance }).await.unwrap().is_changed());
         let id = instance.to_string();
         assert!(!volumes(&self.group).iter().any(|name| name.contains(&id)));
@@ -165,6 +180,14 @@ impl Backend {
         assert!(!self.folder(instance).exists());
         assert!(!Path::new(&format!("/run/tandem/lvm/{id}.lock")).exists());
     }
+}
+
+/// What there is to know of devices that are in use.
+fn who_holds() -> String {
+    let what = "dmsetup info -c; grep -h /srv /proc/*/mountinfo | sort | uniq -c; grep nfs /proc/mounts; cat \
+                /proc/net/rpc/nfsd.export/content; for client in /proc/fs/nfsd/clients/*; do cat $client/info \
+                $client/states; done; fuser -v -m /dev/mapper/*read? 2>&1";
+    String::from_utf8_lossy(&Command::new("sh").args(["-c", what]).output().unwrap().stdout).into_owned()
 }
 
 /// The volumes of a group.

@@ -14,6 +14,8 @@ use crate::side::{LONG, Side};
 list! {
     27 "connected peers become up to date and a planned promotion loses nothing" Storage promotes;
     27 "a side that is not up to date is not promoted as planned" Storage not_up_to_date;
+    19 "a readable replica comes to show what was written" StorageReadable shows;
+    19 "a dr replica that is up to date cannot be reached" StorageDr hides;
     1 "connect_peers and disconnect_peers repeat as unchanged" Storage repeats;
     2 "connecting the other way round is a conflict" Storage conflicts;
     6 "a stale epoch is refused by connect_peers" Storage stale;
@@ -81,6 +83,40 @@ async fn promotes(scene: Scene) -> Check {
     scene.holds(&scene.there, new, epoch, &expected).await?;
     let seen = scene.observe(&scene.here, old).await?;
     same("the old one's role and epoch", &(seen.role, seen.epoch), &(Role::Secondary, epoch))
+}
+
+/// What users read may be older than what is there: it is looked at until it is not.
+async fn shows(scene: Scene) -> Check {
+    let pair = scene.pair(Style::Readable).await?;
+    connect(&scene, &pair).await?;
+    let (instance, epoch, content) = (pair.replica.instance, pair.epoch, sample(40));
+    scene.fill(&scene.here, pair.active.instance, epoch, &content).await?;
+    up_to_date(&scene, &pair).await?;
+    let started = Instant::now();
+    loop {
+        up_to_date(&scene, &pair).await?;
+        let seen = scene.observe(&scene.there, instance).await?;
+        same("the role and read-only", &(seen.role, seen.read_only), &(Role::Secondary, true))?;
+        let read = match seen.exports.is_empty() {
+            true => Err("a readable replica that is up to date has no export".to_owned()),
+            false => scene.holds(&scene.there, instance, epoch, &content).await,
+        };
+        if read.is_ok() || started.elapsed() > LONG {
+            return read;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn hides(scene: Scene) -> Check {
+    let pair = scene.pair(Style::Dr).await?;
+    connect(&scene, &pair).await?;
+    up_to_date(&scene, &pair).await?;
+    let (instance, epoch) = (pair.replica.instance, pair.epoch);
+    let served = scene.there.call(EnsureInstance { instance, epoch }).await;
+    let info = succeeds("`ensure_instance`", served)?.into_inner();
+    same("the exports of a dr replica", &info.exports, &Vec::new())?;
+    same("the same, observed", &scene.observe(&scene.there, instance).await?.exports, &Vec::new())
 }
 
 async fn not_up_to_date(scene: Scene) -> Check {

@@ -2,22 +2,36 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const CLIENTS: &str = "/proc/fs/nfsd/clients";
 
 /// Expires every client with state in the file system at `path`. Without a running server there is none.
 pub(super) fn expire(path: &Path) {
-    let Some((major, minor)) = device(path) else { return };
-    let Ok(clients) = fs::read_dir(CLIENTS) else { return };
-    for client in clients.flatten() {
-        let folder = client.path();
+    if let Some(device) = device(path) {
+        expire_device(device);
+    }
+}
+
+/// Whether any client has state in the file system on a device.
+pub(super) fn any(device: (u32, u32)) -> bool {
+    with_state(device).next().is_some()
+}
+
+/// The folders of clients that have state in the file system on a device.
+fn with_state((major, minor): (u32, u32)) -> impl Iterator<Item = PathBuf> {
+    let clients = fs::read_dir(CLIENTS).into_iter().flatten().flatten();
+    clients.map(|client| client.path()).filter(move |folder| {
         let states = fs::read(folder.join("states")).unwrap_or_default();
-        if !names(&String::from_utf8_lossy(&states), major, minor) {
-            continue;
-        }
+        names(&String::from_utf8_lossy(&states), major, minor)
+    })
+}
+
+/// Expires every client with state in the file system on a device.
+pub(super) fn expire_device(device: (u32, u32)) {
+    for folder in with_state(device) {
         match fs::write(folder.join("ctl"), b"expire\n") {
-            Ok(()) => tracing::info!(path = %path.display(), "Expired an NFS client that kept files open."),
+            Ok(()) => tracing::info!(?device, "Expired an NFS client that kept files open."),
             Err(error) => {
                 tracing::warn!(%error, client = %folder.display(), "Could not expire an NFS client.")
             }

@@ -17,7 +17,9 @@ mod settings;
 
 use std::path::Path;
 
-use tandem_contract::{AccessEnforcement, AccessReport, AccessSpec, ExportLocation, Result, RuleReport};
+use tandem_contract::{
+    AccessEnforcement, AccessReport, AccessSpec, ExportLocation, InstanceId, Result, RuleReport,
+};
 
 pub use self::rule::Client;
 pub use self::settings::{ExportSettings, NfsSettings};
@@ -82,8 +84,38 @@ impl Exporter {
     /// repeated.
     pub async fn open(&self, cx: &OpContext, name: &str, path: &Path, clients: &[Client]) -> Result<bool> {
         match &self.nfs {
-            Some(nfs) => nfs::open(nfs, cx, name, path, clients).await,
+            Some(nfs) => nfs::open(nfs, cx, name, path, clients, None).await,
             None => Ok(false),
+        }
+    }
+
+    /// [`open`](Self::open), with an identity for clients that stays when another file system is mounted there: what they
+    /// know of it goes on meaning the same. Needed too where two file systems of one UUID are exported.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_as(
+        &self,
+        cx: &OpContext,
+        name: &str,
+        path: &Path,
+        clients: &[Client],
+        identity: InstanceId,
+    ) -> Result<bool> {
+        match &self.nfs {
+            Some(nfs) => nfs::open(nfs, cx, name, path, clients, Some(identity)).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Lets the server look anew at what is mounted where it exports: another file system is there now.
+    ///
+    /// # Errors
+    /// `Unavailable` when `exportfs` fails.
+    pub async fn remounted(&self, cx: &OpContext) -> Result<()> {
+        match &self.nfs {
+            Some(nfs) => nfs::flush(nfs, cx).await,
+            None => Ok(()),
         }
     }
 
@@ -110,5 +142,17 @@ impl Exporter {
         if self.nfs.is_some() {
             clients::expire(path);
         }
+    }
+
+    /// [`expire`](Self::expire), of the file system on a device, wherever it is mounted: major and minor number.
+    pub fn expire_device(&self, device: (u32, u32)) {
+        if self.nfs.is_some() {
+            clients::expire_device(device);
+        }
+    }
+
+    /// Whether NFS clients keep files of the file system on a device open. Clients of version 3 keep nothing.
+    pub fn has_readers(&self, device: (u32, u32)) -> bool {
+        self.nfs.is_some() && clients::any(device)
     }
 }

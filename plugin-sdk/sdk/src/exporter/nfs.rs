@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use tandem_contract::{Error, Result};
+use tandem_contract::{Error, InstanceId, Result};
 
 use super::rule::Client;
 use super::settings::NfsSettings;
@@ -47,7 +47,8 @@ pub(super) fn is_open(nfs: &NfsSettings, name: &str) -> bool {
 }
 
 /// The options of a client's export.
-fn options(nfs: &NfsSettings, write: bool) -> String {
+fn options(nfs: &NfsSettings, write: bool, identity: Option<InstanceId>) -> String {
+    let fsid = identity.map(|id| format!("fsid={id}"));
     let mut options = vec![
         if write { "rw" } else { "ro" },
         "sync",
@@ -56,6 +57,7 @@ fn options(nfs: &NfsSettings, write: bool) -> String {
         if nfs.root_squash { "root_squash" } else { "no_root_squash" },
     ];
     options.extend(nfs.options.iter().map(String::as_str));
+    options.extend(fsid.as_deref());
     options.join(",")
 }
 
@@ -114,9 +116,10 @@ pub(super) async fn open(
     name: &str,
     path: &Path,
     clients: &[Client],
+    identity: Option<InstanceId>,
 ) -> Result<bool> {
     let wanted: BTreeMap<String, String> =
-        clients.iter().map(|c| (c.to_string(), options(nfs, c.write))).collect();
+        clients.iter().map(|c| (c.to_string(), options(nfs, c.write, identity))).collect();
     let text = file(path, &wanted);
     let before = read(nfs, name)?;
     let noted = before.as_deref().map(parse).unwrap_or_default();
@@ -158,6 +161,11 @@ pub(super) async fn close(nfs: &NfsSettings, cx: &OpContext, name: &str, path: &
         super::clients::expire(path);
     }
     Ok(open)
+}
+
+/// The server forgets what it has looked up, and asks again.
+pub(super) async fn flush(nfs: &NfsSettings, cx: &OpContext) -> Result<()> {
+    exportfs(nfs, cx, ["-f".to_owned()].into_iter()).await
 }
 
 async fn unexport(nfs: &NfsSettings, cx: &OpContext, path: &Path, clients: BTreeSet<String>) -> Result<()> {
