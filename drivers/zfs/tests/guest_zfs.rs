@@ -35,6 +35,7 @@ fn main() -> std::process::ExitCode {
         shares_are_mounted_once_through_a_link,
         nobody_writes_beneath_a_mount,
         what_is_held_is_read_again_and_nothing_stays_mounted,
+        blocks_reach_several_replicas_as_they_are,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -309,4 +310,60 @@ async fn what_is_held_is_read_again_and_nothing_stays_mounted() {
     assert!(given_up.is_err(), "three seconds' work");
     assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains("@tandem-"));
     pair.leaves_nothing().await;
+}
+
+async fn blocks_reach_several_replicas_as_they_are() {
+    let mut backends = Vec::new();
+    for pool in ["alpha", "beta", "gamma"] {
+        backends.push(Backend::open(pool, "several", &[]).await);
+    }
+    let options =
+        [("recordsize", "1M"), ("compression", "lz4")].map(|(key, value)| (key.into(), value.into()));
+    let resource = ResourceId(uuid::Uuid::new_v4());
+    let specs: Vec<InstanceSpec> = backends
+        .iter()
+        .map(|backend| InstanceSpec {
+            instance: InstanceId(uuid::Uuid::new_v4()),
+            resource,
+            kind: ResourceKind::Share,
+            pool: backend.pool.clone(),
+            size_bytes: 1 << 30,
+            protocol: "NFS".into(),
+            epoch: Epoch(1),
+            replication: Some(ReplicationSpec { style: Style::Readable, instances: 3 }),
+            options: options.clone().into_iter().collect(),
+        })
+        .collect();
+    let (alpha, active) = (&backends[0], specs[0].instance);
+    alpha.call(CreateInstance { spec: specs[0].clone() }).await.unwrap();
+    let replicas: Vec<_> = backends.iter().zip(&specs).skip(1).collect();
+    for (backend, spec) in &replicas {
+        backend.call(CreateReplica { spec: (*spec).clone() }).await.unwrap();
+    }
+    fs::write(alpha.folder(active).join("noise"), noise(9, 3 << 20)).unwrap();
+    fs::write(alpha.folder(active).join("words"), b"over and over ".repeat(600_000)).unwrap();
+    for turn in 0..2 {
+        fs::write(alpha.folder(active).join("changing"), noise(turn, 10_000)).unwrap();
+        let point = alpha.point(active, 1).await;
+        for (backend, spec) in &replicas {
+            let to = (*backend, spec.instance);
+            let (sent, received) = transfer((alpha, active), to, 1, &point).await;
+            assert!(received.unwrap().into_inner().verified);
+            let most = if turn == 0 { 6 << 20 } else { 500_000 };
+            assert!(sent.unwrap().bytes < most, "compressed, and then only what changed");
+        }
+    }
+    for (backend, spec) in &replicas {
+        let folder = backend.folder(spec.instance);
+        for name in ["noise", "words", "changing"] {
+            let ours = fs::read(alpha.folder(active).join(name)).unwrap();
+            assert_eq!(fs::read(folder.join(name)).unwrap(), ours);
+        }
+        let block = std::os::unix::fs::MetadataExt::blksize(&fs::metadata(folder.join("noise")).unwrap());
+        assert_eq!(block, 1 << 20, "large blocks are not split");
+        backend.call(DeleteReplica { instance: spec.instance }).await.unwrap();
+        assert_eq!(backend.left(), Vec::<String>::new());
+    }
+    alpha.call(DeleteInstance { instance: active }).await.unwrap();
+    assert_eq!(alpha.left(), Vec::<String>::new());
 }
