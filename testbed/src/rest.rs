@@ -33,27 +33,12 @@ impl Api {
 
     /// The one replica of a share in this state.
     pub fn only_replica(&self, share: &str, state: &str) -> String {
-        let all = self.replicas_of(share);
-        let with: Vec<&Value> = all.iter().filter(|replica| replica["replica_state"] == state).collect();
-        match with[..] {
-            [one] => word(&one["id"]),
-            _ => panic!("share {share} should have one replica that is {state}: {all:#?}"),
-        }
+        only(&self.replicas_of(share), state)
     }
 
     /// Waits until every replica of a share follows; those that do.
     pub fn in_sync(&self, share: &str) -> Vec<String> {
-        wait::until_else(|| {
-            let all = self.replicas_of(share);
-            let rest = |r: &Value| {
-                r["status"] == "available"
-                    && (r["replica_state"] == "in_sync" || r["replica_state"] == "active")
-            };
-            if !all.iter().all(rest) {
-                return Err(format!("the replicas of share {share} should be in sync: {all:#?}"));
-            }
-            Ok(all.iter().filter(|r| r["replica_state"] == "in_sync").map(|r| word(&r["id"])).collect())
-        })
+        wait::until_else(|| following(&self.replicas_of(share)))
     }
 
     /// Syncs of a replica, the newest first.
@@ -77,4 +62,23 @@ impl Api {
             None
         })
     }
+}
+
+/// The one replica among those of a share that is in this state.
+pub(crate) fn only(all: &[Value], state: &str) -> String {
+    let with: Vec<&Value> = all.iter().filter(|replica| replica["replica_state"] == state).collect();
+    match with[..] {
+        [one] => word(&one["id"]),
+        _ => panic!("one replica should be {state}: {all:#?}"),
+    }
+}
+
+/// Those that follow, when all of a share's do; else what is still missing.
+pub(crate) fn following(all: &[Value]) -> Result<Vec<String>, String> {
+    let follows = |r: &&Value| r["replica_state"] == "in_sync";
+    let rests = |r: &Value| r["status"] == "available" && (follows(&r) || r["replica_state"] == "active");
+    if !all.iter().all(rests) {
+        return Err(format!("these replicas should be in sync: {all:#?}"));
+    }
+    Ok(all.iter().filter(follows).map(|r| word(&r["id"])).collect())
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, sym
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags, utimensat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, utimensat};
 
 /// Bytes of the largest file.
 pub const LARGE: u64 = 200 << 20;
@@ -57,6 +57,17 @@ pub fn write(root: &Path) {
     attribute(&marked, "user.bytes", b"\0\xff\n");
     attribute(&root.join("empty folder"), "user.colour", b"green");
     run("setfacl", &["-m", "u:12345:r", marked.to_str().unwrap()]);
+    run("setfacl", &["-d", "-m", "u:12345:rx", root.join("empty folder").to_str().unwrap()]);
+
+    let special = |name: &str, kind, device| {
+        rustix::fs::mknodat(CWD, root.join(name), kind, Mode::from_raw_mode(0o620), device).unwrap();
+    };
+    special("fifo", FileType::Fifo, 0);
+    special("socket", FileType::Socket, 0);
+    if is_root() {
+        special("a device of characters", FileType::CharacterDevice, rustix::fs::makedev(1, 3));
+        special("a device of blocks", FileType::BlockDevice, rustix::fs::makedev(7, 200));
+    }
 
     for (name, mode) in [("private", 0o600), ("closed", 0o000), ("program", 0o755), ("set gid", 0o2755)] {
         fs::write(root.join(name), name).unwrap();
@@ -73,7 +84,7 @@ pub fn write(root: &Path) {
         fs::set_permissions(root.join("closed"), Permissions::from_mode(0o400)).unwrap();
     }
     for (name, seconds) in
-        [("linked", 1), ("symlink", 86_400), ("many", 1_000_000_000), ("empty", 4_000_000_000)]
+        [("linked", -1), ("symlink", 86_400), ("many", 1_000_000_000), ("empty", 4_000_000_000), ("fifo", 5)]
     {
         let time = Timespec { tv_sec: seconds, tv_nsec: 123_456_789 };
         let times = Timestamps { last_access: time, last_modification: time };

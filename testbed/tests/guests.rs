@@ -10,17 +10,16 @@
     reason = "a panic is a failed test with its reason"
 )]
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use tandem_guests::host::Event;
-use tandem_guests::{Command, Host, Running, nfs, zfs};
+use tandem_guests::{Command, Host, nfs, zfs};
 use tandem_testbed::api::{ended, word};
 use tandem_testbed::chance::{dice, long};
+use tandem_testbed::site::users::acknowledged;
 use tandem_testbed::site::{Exports, POOLS, Site, audit};
 use tandem_testbed::wait;
 
@@ -37,41 +36,24 @@ fn pair(site: &Site, style: &str) -> (String, String, String) {
     (share, active, replica)
 }
 
-/// Records that were acknowledged to the writer until it ended.
-fn acknowledged(writer: Running) -> BTreeSet<u64> {
-    let mut said = Vec::new();
-    loop {
-        match writer.next(Duration::from_secs(180)).unwrap() {
-            Some(Event::Output(bytes)) => said.extend(bytes),
-            Some(Event::Error(bytes)) => println!("the writer: {}", String::from_utf8_lossy(&bytes).trim()),
-            Some(Event::Ended(_)) => break,
-            other => panic!("the writer goes on and on: {other:?}"),
-        }
-    }
-    // The last number may have been cut in the middle; it is then not a line.
-    let said = String::from_utf8(said).unwrap();
-    said.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.parse().ok()).collect()
-}
-
 #[test]
 fn users_on_nfs_lose_no_acknowledged_record_in_a_planned_promotion() {
     let site = Site::start(Exports::Nfs, 3 * GIB);
     let guest = &*site.guest;
     let share = site.share("readable");
-    let (good, bad) = ("192.0.2.101", "192.0.2.102");
-    let good = nfs::Client::create(guest, "good", good).unwrap();
-    let bad = nfs::Client::create(guest, "bad", bad).unwrap();
-    site.allow(&share, good.address(), "rw");
+    let good = site.user_of(&share);
+    let bad = nfs::Client::create(guest, "bad", "192.0.2.102").unwrap();
     let active = site.api.only_replica(&share, "active");
-    let export = |replica: &str| site.api.export(replica).unwrap().unwrap().to_str().unwrap().to_owned();
-    assert_ne!(bad.mount(guest, &export(&active), "/mnt/bad", "hard").unwrap().status, 0, "without a rule");
-    good.must_mount(guest, &export(&active), "/mnt/good", "hard").unwrap();
+    let refused =
+        |replica: &str| bad.mount(guest, &site.export(replica), "/mnt/bad", "hard").unwrap().status != 0;
+    assert!(refused(&active), "without a rule");
+    site.mount(&good, &active, "/mnt/good");
 
     let replica = site.api.create_replica(&share, POOLS[1].1).unwrap();
     site.api.in_sync(&share);
-    good.must_mount(guest, &export(&replica), "/mnt/copy", "hard").unwrap();
+    site.mount(&good, &replica, "/mnt/copy");
     assert!(guest.run(&["touch", "/mnt/copy/new"]).is_err(), "a secondary is read-only");
-    assert_ne!(bad.mount(guest, &export(&replica), "/mnt/bad", "hard").unwrap().status, 0, "nor there");
+    assert!(refused(&replica), "nor there");
 
     // A writer to whom every record is acknowledged, and a promotion in the middle of it.
     let program = tandem_guests::forward::PROGRAM;
@@ -85,15 +67,11 @@ fn users_on_nfs_lose_no_acknowledged_record_in_a_planned_promotion() {
         let rows = site.api.replicas_of(&share);
         rows.iter().any(|row| row["id"] == replica.as_str() && row["replica_state"] == "active").then_some(())
     });
-    let promised = acknowledged(writer);
+    let promised = acknowledged(&writer);
     assert!(promised.len() > 50, "{}", promised.len());
     site.api.settle();
-    good.must_mount(guest, &export(&replica), "/mnt/new", "hard").unwrap();
-    let kept = guest.run(&["cat", "/mnt/new/records"]).unwrap();
-    let kept: BTreeSet<u64> = kept.lines().filter_map(|line| line.parse().ok()).collect();
-    let lost: Vec<&u64> = promised.difference(&kept).collect();
-    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-    println!("{} records were acknowledged, none is lost", promised.len());
+    site.mount(&good, &replica, "/mnt/new");
+    site.nothing_is_lost(&promised, "/mnt/new/records");
     guest.run(&["touch", "/mnt/new/new"]).expect("the promoted one is writable");
     for at in ["/mnt/good", "/mnt/copy", "/mnt/new"] {
         guest.run(&["umount", "-f", "-l", at]).unwrap();

@@ -11,7 +11,7 @@
 )]
 
 use serde_json::Value;
-use tandem_guests::{Command, Guest, Host, Link, nfs, zfs};
+use tandem_guests::{Command, Guest, Host, Link, zfs};
 use tandem_testbed::api::word;
 use tandem_testbed::chance::{dice, long};
 use tandem_testbed::site::{Exports, POOLS, Site, audit};
@@ -236,11 +236,9 @@ fn a_share_that_is_written_over_nfs_is_mirrored_as_it_was_at_one_point() {
     let site = Site::start_with_far(Exports::Nfs, 3 * GIB);
     let guest = &*site.guest;
     let share = site.share_of("readable", 2);
-    site.allow(&share, "192.0.2.101", "rw");
+    let user = site.user_of(&share);
     let active = site.api.only_replica(&share, "active");
-    let user = nfs::Client::create(guest, "user", "192.0.2.101").unwrap();
-    let export = site.api.export(&active).unwrap().unwrap();
-    user.must_mount(guest, export.to_str().unwrap(), "/mnt/user", "hard").unwrap();
+    site.mount(&user, &active, "/mnt/user");
     // Large files and many small ones.
     let (large, small) = if long() { (15, 2048) } else { (2, 256) };
     for n in 0..large {

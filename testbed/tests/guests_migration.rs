@@ -15,34 +15,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
-use tandem_guests::host::Event;
 use tandem_guests::{Command, Host, Running, nfs};
 use tandem_testbed::api::word;
 use tandem_testbed::chance::{dice, long};
 use tandem_testbed::kill::storm::Dice;
+use tandem_testbed::site::users::{numbers, said};
 use tandem_testbed::site::{Exports, Site};
 use tandem_testbed::wait;
 
 const GIB: u64 = 1 << 30;
-
-/// What a program says until it ends, line by line; a last line without its end was cut and does not count.
-fn said(running: &Running) -> Vec<String> {
-    let mut text = Vec::new();
-    loop {
-        match running.next(Duration::from_secs(180)).unwrap() {
-            Some(Event::Output(bytes)) => text.extend(bytes),
-            Some(Event::Error(bytes)) => println!("it says: {}", String::from_utf8_lossy(&bytes).trim()),
-            Some(Event::Ended(_)) => break,
-            other => panic!("it goes on and on: {other:?}"),
-        }
-    }
-    let text = String::from_utf8(text).unwrap();
-    text.split_inclusive('\n').filter_map(|line| Some(line.strip_suffix('\n')?.to_owned())).collect()
-}
-
-fn numbers<'a>(lines: impl IntoIterator<Item = &'a str>) -> BTreeSet<u64> {
-    lines.into_iter().filter_map(|line| line.parse().ok()).collect()
-}
 
 fn pool(site: &Site, backend: &str) -> String {
     wait::until("the pool", || {
@@ -102,6 +83,25 @@ fn plant(site: &Site, at: &str) {
     must(&["chown", "1234:4321", "deep/large"]);
     must(&["chmod", "4751", "deep/large"]);
     must(&["touch", "-d", "1999-12-31T23:59:59.123456789", "many"]);
+}
+
+/// A share with all of that in it, and a client that may use it.
+struct Planted {
+    share: String,
+    active: String,
+    client: nfs::Client,
+    before: Vec<String>,
+}
+
+impl Planted {
+    fn on(site: &Site) -> Self {
+        let share = site.share("readable");
+        let client = site.user_of(&share);
+        let active = site.api.only_replica(&share, "active");
+        plant(site, &site.path(&active));
+        let before = listing(site, &site.path(&active));
+        Self { share, active, client, before }
+    }
 }
 
 /// Who uses the share, and where: a client over NFS, or a user of the host, whose writer ends by itself.
@@ -166,25 +166,15 @@ fn move_under_load(site: &Site, user: &User<'_>, share: &str, backend: &str, by:
         guest.run(&["umount", "-f", "-l", user.mounted]).unwrap();
     }
     let now = site.api.only_replica(share, "active");
-    let kept = guest.run(&["cat", &format!("{}/records", site.path(&now))]).unwrap();
-    let kept = numbers(kept.lines());
-    let lost: Vec<&u64> = promised.difference(&kept).collect();
-    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-    println!("{} records were acknowledged, none is lost", promised.len());
+    site.nothing_is_lost(&promised, &format!("{}/records", site.path(&now)));
 }
 
 #[test]
 fn a_share_goes_from_zfs_to_a_folder_and_back_under_a_client() {
     let site = Site::start_with_folders(Exports::Nfs, 3 * GIB);
     let guest = &*site.guest;
-    let share = site.share("readable");
-    let client = nfs::Client::create(guest, "good", "192.0.2.101").unwrap();
-    site.allow(&share, client.address(), "rw");
-    let active = site.api.only_replica(&share, "active");
-    let export = |id: &str| site.api.export(id).unwrap().unwrap().to_str().unwrap().to_owned();
-    plant(&site, &site.path(&active));
-    let before = listing(&site, &site.path(&active));
-    client.must_mount(guest, &export(&active), "/mnt/zfs", "hard").unwrap();
+    let Planted { share, active, client, before } = Planted::on(&site);
+    site.mount(&client, &active, "/mnt/zfs");
 
     println!("-- zfs to directory, the client over NFS");
     move_under_load(&site, &User { mounted: "/mnt/zfs", client: Some(&client) }, &share, "plain", By::Host);
@@ -202,7 +192,7 @@ fn a_share_goes_from_zfs_to_a_folder_and_back_under_a_client() {
     let there = site.api.only_replica(&share, "active");
     assert_eq!(without(listing(&site, &site.path(&there))), before);
     // The rules came along: the client reaches it where it is now.
-    client.must_mount(guest, &export(&there), "/mnt/back", "hard").unwrap();
+    site.mount(&client, &there, "/mnt/back");
     let after = guest.run(&["sha256sum", "/mnt/back/deep/large"]).unwrap();
     assert_eq!(sum.split(' ').next(), after.split(' ').next());
     guest.run(&["touch", "/mnt/back/writable"]).unwrap();
@@ -249,20 +239,14 @@ fn a_share_goes_from_pool_to_pool_by_its_driver_under_a_client() {
     }
     let site = Site::start(Exports::Nfs, 3 * GIB);
     let guest = &*site.guest;
-    let share = site.share("readable");
-    let client = nfs::Client::create(guest, "good", "192.0.2.101").unwrap();
-    site.allow(&share, client.address(), "rw");
-    let active = site.api.only_replica(&share, "active");
-    let export = |id: &str| site.api.export(id).unwrap().unwrap().to_str().unwrap().to_owned();
-    plant(&site, &site.path(&active));
-    let before = listing(&site, &site.path(&active));
+    let Planted { share, active, client, before } = Planted::on(&site);
     let content = |pool: &str, id: &str| format!("{pool}/tandem/{id}/v1");
     guest.run(&["zfs", "snapshot", &format!("{}@daily", content("alpha", &active))]).unwrap();
     let guid = |dataset: &str| {
         guest.run(&["zfs", "get", "-H", "-o", "value", "guid", &format!("{dataset}@daily")]).unwrap()
     };
     let snapshot = guid(&content("alpha", &active));
-    client.must_mount(guest, &export(&active), "/mnt/here", "hard").unwrap();
+    site.mount(&client, &active, "/mnt/here");
 
     println!("-- cancelled once: the source is as it was");
     let body = |by_driver: bool| {
@@ -290,7 +274,7 @@ fn a_share_goes_from_pool_to_pool_by_its_driver_under_a_client() {
     let ops = site.api.operations("kind=migrate&limit=1").unwrap();
     assert_eq!(ops[0]["status"], "done", "{ops:#?}");
     // The rules came along too.
-    client.must_mount(guest, &export(&there), "/mnt/there", "hard").unwrap();
+    site.mount(&client, &there, "/mnt/there");
     guest.run(&["touch", "/mnt/there/writable"]).unwrap();
     guest.run(&["umount", "-f", "-l", "/mnt/there"]).unwrap();
 

@@ -184,8 +184,7 @@ impl Writer {
             nfs::Client::create(guest, "user", ADDRESS).unwrap();
         }
         let user = nfs::Client::known("user", ADDRESS);
-        let export = site.api.export(active).unwrap().unwrap();
-        user.must_mount(guest, export.to_str().unwrap(), "/mnt/user", "hard").unwrap();
+        site.mount(&user, active, "/mnt/user");
         let program = tandem_guests::forward::PROGRAM;
         let argv = user.command(&[program, "records", &format!("/mnt/user/{file}")]);
         let running = guest.spawn(&argv).unwrap();

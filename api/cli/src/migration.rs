@@ -73,7 +73,9 @@ fn check(check: MigrationCheck) -> String {
         lines.extend(check.refused.iter().map(|why| format!("  {why}")));
     }
     if !check.interruption.is_empty() {
-        lines.push(format!("Users:    {}", check.interruption));
+        let time = check.interruption_seconds.filter(|s| *s > 0);
+        let time = time.map(|s| format!(" (about {s} s without writing)")).unwrap_or_default();
+        lines.push(format!("Users:    {}{time}", check.interruption));
     }
     if !check.lost.is_empty() {
         lines.push(format!("Lost:     {}", check.lost.join(", ")));
@@ -93,11 +95,17 @@ mod tests {
     fn says_what_would_be_and_why_not() {
         let answer = serde_json::json!({
             "possible": false, "refused": ["the share is error, but must be available"], "host": "h@b#p",
-            "approach": "", "writable": false, "nondisruptive": false, "interruption": "", "lost": ["snapshots"],
-            "bytes": 2048, "seconds": 1,
+            "approach": "", "writable": false, "nondisruptive": false, "interruption": "users remount once",
+            "lost": ["snapshots"], "bytes": 2048, "seconds": 1, "interruption_seconds": 2,
         });
         let said = check(serde_json::from_value(answer).unwrap());
-        for part in ["cannot go to h@b#p", "must be available", "Lost:     snapshots", "about 1 s"] {
+        for part in [
+            "cannot go to h@b#p",
+            "must be available",
+            "Lost:     snapshots",
+            "about 1 s",
+            "remount once (about 2 s without writing)",
+        ] {
             assert!(said.contains(part), "{part}: {said}");
         }
     }

@@ -206,4 +206,5 @@ pub(crate) struct MigrationCheck {
     pub(crate) lost: Vec<String>,
     pub(crate) bytes: Option<u64>,
     pub(crate) seconds: Option<u64>,
+    pub(crate) interruption_seconds: Option<u64>,
 }

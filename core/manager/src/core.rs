@@ -101,7 +101,8 @@ impl Core {
         Err(StoreError::Conflict(format!("share {share}")).into())
     }
 
-    async fn draft(&self, family: Family, project: &str) -> Result<Draft, StoreError> {
+    /// A draft of what was read; `project` pays where the share does not exist yet.
+    pub(crate) async fn draft(&self, family: Family, project: &str) -> Result<Draft, StoreError> {
         let project = family.share.as_ref().map_or(project, |s| s.project_id.as_str()).to_owned();
         let usage = self.store.usage(&project).await?;
         let quota = self.store.quota(&project).await?;

@@ -200,8 +200,10 @@ pub struct MigrationCheck {
     pub lost: Vec<String>,
     /// Bytes to be carried, where the storage can tell.
     pub bytes: Option<u64>,
-    /// Seconds that this may take: an estimate.
+    /// Seconds that the first phase may take: an estimate.
     pub seconds: Option<u64>,
+    /// Seconds for which users may be unable to write: an estimate, where little is written meanwhile.
+    pub interruption_seconds: Option<u64>,
 }
 
 impl MigrationCheck {

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::pools;
 use crate::api::{Answered, Api, Gone, ended, word};
+use crate::rest::{following, only};
 use crate::server::Server;
 use crate::wait;
 
@@ -259,27 +260,12 @@ impl Lab {
 
     /// The one replica of a share in this state.
     pub fn only_replica(&self, share: &str, state: &str) -> String {
-        let all = self.replicas_of(share);
-        let with: Vec<&Value> = all.iter().filter(|replica| replica["replica_state"] == state).collect();
-        match with[..] {
-            [one] => word(&one["id"]),
-            _ => panic!("share {share} should have one replica that is {state}: {all:?}"),
-        }
+        only(&self.replicas_of(share), state)
     }
 
     /// Waits until every replica of a share follows; those that do.
     pub fn in_sync(&self, share: &str) -> Vec<String> {
-        wait::until_else(|| {
-            let all = self.replicas_of(share);
-            let rest = |r: &Value| {
-                r["status"] == "available"
-                    && (r["replica_state"] == "in_sync" || r["replica_state"] == "active")
-            };
-            if !all.iter().all(rest) {
-                return Err(format!("the replicas of share {share} should be in sync: {all:#?}"));
-            }
-            Ok(all.iter().filter(|r| r["replica_state"] == "in_sync").map(|r| word(&r["id"])).collect())
-        })
+        wait::until_else(|| following(&self.replicas_of(share)))
     }
 
     /// Asks for a sync and waits until it, or a later one, has ended well.

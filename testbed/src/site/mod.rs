@@ -5,6 +5,7 @@
 
 pub mod audit;
 mod far;
+pub mod users;
 
 use far::FAR;
 

@@ -18,6 +18,7 @@ const MEMBER: Person = Person { name: "ada", project: Some("red") };
 const READER: Person = Person { name: "rita", project: Some("red") };
 const MANAGER: Person = Person { name: "mona", project: Some("red") };
 const STRANGER: Person = Person { name: "bob", project: Some("blue") };
+const ONLOOKER: Person = Person { name: "olga", project: Some("blue") };
 const SYSTEM: Person = Person { name: "admin", project: None };
 
 /// The service user's password.
@@ -44,6 +45,7 @@ impl Lab {
             (READER, "reader"),
             (MANAGER, "manager"),
             (STRANGER, "member"),
+            (ONLOOKER, "reader"),
         ]);
         let server = Server::prepare_with("directory", |_, root| format!("{{ root = {root:?} }}"), "");
         let settings = std::fs::read_to_string(server.settings()).unwrap();
@@ -197,6 +199,14 @@ fn roles_are_what_they_are_in_manila(lab: &Lab) {
     let token = lab.keystone.token(STRANGER);
     assert_eq!(lab.get(&format!("/v2/shares/{id}"), Some(&token)).status, 404);
     stranger.run(&share("of-bob"));
+    assert_eq!(names(&client(ONLOOKER)), ["of-bob"]);
+    assert!(client(ONLOOKER).refused(&["share", "delete", "of-bob"]).contains("403"));
+    let promises = ["--writable", "--nondisruptive", "--preserve-metadata", "--preserve-snapshots"];
+    let promises = promises.iter().flat_map(|promise| [*promise, "False"]);
+    let start = ["share", "migration", "start", &id, "nowhere@beta#x"].into_iter().chain(promises);
+    let start: Vec<&str> = start.collect();
+    assert!(member.refused(&start).contains("403"));
+    assert!(admin.refused(&start).contains("nowhere@beta"), "an administrator comes as far as the host");
     let mut all = shown(&admin.json(&["share", "list", "--all-projects"]));
     all.sort();
     assert_eq!(all, ["of-ada", "of-bob"]);

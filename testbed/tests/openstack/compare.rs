@@ -300,7 +300,7 @@ pub(crate) fn next_id(text: &str) -> Option<(usize, &str)> {
     })
 }
 
-fn is_time(text: &str) -> bool {
+pub(crate) fn is_time(text: &str) -> bool {
     let shape = text.bytes().map(|b| if b.is_ascii_digit() { b'0' } else { b }).collect::<Vec<_>>();
     shape == b"0000-00-00T00:00:00.000000"
 }

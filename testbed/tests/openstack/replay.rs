@@ -39,7 +39,8 @@ async fn answers_are_the_recorded_ones() {
     for (file, records) in record::all() {
         Replay::of(&file, &records, &differences, &mut report).await.run().await;
     }
-    let listed: BTreeSet<String> = differences.keys().cloned().collect();
+    // Those of the clients' recordings are needed elsewhere.
+    let listed: BTreeSet<String> = differences.keys().filter(|p| !p.starts_with("10")).cloned().collect();
     for place in listed.difference(&report.needed) {
         report.wrong.push(format!("{place}: docs/openstack.md lists a difference that there is not"));
     }

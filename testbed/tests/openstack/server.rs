@@ -66,16 +66,24 @@ impl Answer {
 
 impl Server {
     pub(crate) async fn start() -> Self {
+        Self::start_under("").await
+    }
+
+    /// The same under a policy file with these rules.
+    pub(crate) async fn start_under(rules: &str) -> Self {
         let world_name = format!("openstack-{}", uuid::Uuid::new_v4());
         let library = Library::linked::<tandem_sdk::InProcess<Fake>>().expect("the model driver's manifest");
         let backends = BACKENDS.map(|(name, zone, storage)| {
-            let settings = json!({
+            let mut settings = json!({
                 "world": world_name,
                 "site": name,
                 "pool": format!("fake_pool_for_{name}"),
                 "mode": if storage { "storage" } else { "streamed" },
                 "facts": {"snapshot_support": true, "create_share_from_snapshot_support": true},
             });
+            if name == "BETA" {
+                settings["facts"]["security_services"] = json!(["ldap", "kerberos"]);
+            }
             let library = library.clone();
             let open = Arc::new(move || -> tandem_host::BoxFuture<'static, _> {
                 let (library, settings) = (library.clone(), settings.clone());
@@ -98,10 +106,12 @@ impl Server {
         manager.start();
         let manager = Arc::new(manager);
         let (folder, tokens) = tokens();
+        let policy = folder.path().join("policy.yaml");
+        std::fs::write(&policy, rules).expect("a policy file");
         let app = Arc::new(App {
             manager: manager.clone(),
             auth: Arc::new(tokens),
-            policy: Arc::new(Policy::defaults()),
+            policy: Arc::new(Policy::load(policy).expect("a policy")),
             settings: Settings::default(),
         });
         let native = Native { app: app.clone(), drivers: Arc::new(Vec::new), started_at };
@@ -130,8 +140,9 @@ impl Server {
         for op in store.unfinished().await.expect("the store") {
             let share = store.share(op.share_id).await.expect("the store");
             let task = share.and_then(|s| s.task_state).unwrap_or_default();
-            // A migration that waits to be completed rests.
-            let rests = task == "migration_driver_phase1_done" || task == "data_copying_completed";
+            // A migration that waits to be completed rests, also under a task state that was reset.
+            let rests = ["migration_driver_phase1_done", "data_copying_completed", "migration_error", ""]
+                .contains(&task.as_str());
             if !rests || op.proceed || op.cancel || op.intent.kind() != "migrate" {
                 return false;
             }
@@ -149,6 +160,11 @@ impl Server {
         }
         let left = self.manager.store().unfinished().await.expect("the store");
         panic!("operations do not end: {left:#?}");
+    }
+
+    /// Lets the storage do something at the next call that fits.
+    pub(crate) fn script(&self, fault: Fault) {
+        self.world.script(fault);
     }
 
     /// Lets every call of a driver take a while, so that what is on its way can be seen on its way.

@@ -84,30 +84,27 @@ pub(super) fn for_new_type(asked: &Map<String, Value>) -> Result<BTreeMap<String
     if python::strict_bool_value(required).is_none() {
         return Err(invalid(format!("Value of required extra_spec {REQUIRED} is not valid.")));
     }
-    let mut out = BTreeMap::new();
-    for (key, value) in asked {
-        let shown = || invalid(format!("{key}: {}", python::str_of(value)));
-        let (key, value) = kept(key, value).ok_or_else(shown)?;
-        match check(&key, &value) {
-            Ok(()) => {}
-            // Manila forgets to fill its own sentence in here, and clients compare it.
-            Err("") => return Err(Fault::bad_request("Invalid share type: Invalid extra_spec: %(reason)s.")),
-            Err(why) => return Err(invalid(format!("{key}: {value}: {why}"))),
-        }
-        out.insert(key, value);
-    }
-    Ok(out)
+    // Manila forgets to fill its own sentence in here, and clients compare it.
+    accepted(asked, |_| Fault::bad_request("Invalid share type: Invalid extra_spec: %(reason)s."))
 }
 
 /// Extra specs to be added to a type.
 fn for_old_type(asked: &Map<String, Value>) -> Result<BTreeMap<String, String>> {
+    accepted(asked, std::convert::identity)
+}
+
+/// Each spec as it is kept. `unnamed` words the refusal of one for which there is no reason to tell.
+fn accepted(
+    asked: &Map<String, Value>,
+    unnamed: impl Fn(Fault) -> Fault,
+) -> Result<BTreeMap<String, String>> {
     let mut out = BTreeMap::new();
     for (key, value) in asked {
         let shown = || invalid(format!("{key}: {}", python::str_of(value)));
         let (key, value) = kept(key, value).ok_or_else(shown)?;
         match check(&key, &value) {
             Ok(()) => {}
-            Err("") => return Err(shown()),
+            Err("") => return Err(unnamed(shown())),
             Err(why) => return Err(invalid(format!("{key}: {value}: {why}"))),
         }
         out.insert(key, value);

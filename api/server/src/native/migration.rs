@@ -39,6 +39,7 @@ pub(super) async fn check(call: Call) -> Answer {
             "lost": check.lost,
             "bytes": check.bytes,
             "seconds": check.seconds,
+            "interruption_seconds": check.interruption_seconds,
         }),
     )
 }

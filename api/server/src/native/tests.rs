@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::{Method, Request};
+use axum::http::{HeaderMap, Method, Request};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tandem_contract::{Error, InstanceId, Manifest, OpId, ResourceId};
@@ -18,7 +18,7 @@ use tower::ServiceExt as _;
 use super::document::DOCUMENT;
 use super::{DriverFile, Native, ROUTES, router};
 use crate::app::{App, Settings};
-use crate::auth::{Authenticator, NoAuth, Tokens};
+use crate::auth::{Authenticator, Identity, NoAuth, Refusal, Tokens};
 use crate::policy::Policy;
 
 /// A server with a share that replicates, whose operation has not begun; and the ids of all that.
@@ -276,6 +276,29 @@ async fn policy_decides_and_an_administrator_may() {
         }
     }
     assert_eq!(server.call("GET", "/v1/status", Some("of-an-admin")).await.0, 200);
+}
+
+/// An identity service that is away.
+struct Away;
+
+#[async_trait::async_trait]
+impl Authenticator for Away {
+    async fn authenticate(&self, _: &HeaderMap) -> Result<Identity, Refusal> {
+        Err(Refusal::Unavailable { why: "Keystone does not answer; try again later.".into() })
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_can_check_tokens_every_call_says_so_as_documented() {
+    let server = Server::with(Arc::new(Away)).await;
+    for (method, path, call) in documented() {
+        if call.get("security").is_some() {
+            continue;
+        }
+        let (status, body) = server.call(&method, path, Some("token")).await;
+        assert_eq!(status, 503, "{method} {path}: {body}");
+        conforms(call, status, &body, &format!("{method} {path}"));
+    }
 }
 
 #[tokio::test]

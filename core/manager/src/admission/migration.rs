@@ -1,21 +1,17 @@
-//! Admission of migrations: start, go on, cancel, and what would be done without doing it.
+//! Admission of migrations: start, go on, cancel.
 
-use tandem_contract::{AttachKind, InstanceId, ResourceId};
+use tandem_contract::{InstanceId, ResourceId};
 
 use super::{new_op, share::blank_instance};
 use crate::core::Core;
 use crate::denied::Denied;
 use crate::draft::Draft;
-use crate::face::{Caller, MigrationCheck};
+use crate::face::Caller;
 use crate::model::{
     AccessRulesStatus, Counted, Instance, InstanceStatus, Intent, MigrationRequest, OpStatus, Operation,
     Part, ShareType, TaskState,
 };
 use crate::oplog::{Effect, Ending, Event};
-use crate::plan::{Approach, approach};
-
-/// Bytes a second that an estimate of time assumes where no limit is set.
-const USUAL_SPEED: u64 = 100 << 20;
 
 impl Core {
     /// Admits a migration. `None`: it is where it would go, as it would be.
@@ -28,20 +24,33 @@ impl Core {
         let new_type = self.new_type(&request).await?;
         let destination = InstanceId(crate::ids::random());
         self.change(share, |draft| {
-            let source = ready(draft, share)?;
-            if stays(&source, &request) {
-                if let Some(share) = &mut draft.share {
-                    share.task_state = Some(TaskState::Success.as_str().to_owned());
-                }
-                return Ok(None);
-            }
-            let zone = self.destination_zone(&request)?;
-            if let Some(share_type) = new_type.as_ref().or(draft.before().share_type.as_ref()) {
-                self.check_zone(Some(&zone), share_type)?;
-            }
-            admit(draft, caller, &source, destination, &request, new_type.as_ref(), zone).map(Some)
+            self.admit_migration(draft, caller, share, destination, &request, new_type.as_ref())
         })
         .await
+    }
+
+    /// The same in a draft, which may be thrown away.
+    pub(super) fn admit_migration(
+        &self,
+        draft: &mut Draft,
+        caller: &Caller,
+        share: ResourceId,
+        destination: InstanceId,
+        request: &MigrationRequest,
+        new_type: Option<&ShareType>,
+    ) -> Result<Option<Operation>, Denied> {
+        let source = ready(draft, share)?;
+        if stays(&source, request) {
+            if let Some(share) = &mut draft.share {
+                share.task_state = Some(TaskState::Success.as_str().to_owned());
+            }
+            return Ok(None);
+        }
+        let zone = self.destination_zone(request)?;
+        if let Some(share_type) = new_type.or(draft.before().share_type.as_ref()) {
+            self.check_zone(Some(&zone), share_type)?;
+        }
+        admit(draft, caller, &source, destination, request, new_type, zone).map(Some)
     }
 
     /// Tells a migration to go on after its first phase. Told again, nothing changes.
@@ -92,122 +101,13 @@ impl Core {
         .await
     }
 
-    /// What a migration would do, and by which way. Changes nothing.
-    pub(crate) async fn check_migration(
-        &self,
-        share: ResourceId,
-        request: MigrationRequest,
-    ) -> Result<MigrationCheck, Denied> {
-        let new_type = self.new_type(&request).await?;
-        let family = self.store.family(share).await?;
-        let row = family.share.clone().ok_or(Denied::NoShare(share))?;
-        let source = row.representative(&family.instances).cloned().ok_or(Denied::NoShare(share))?;
-        let mut check = MigrationCheck { host: request.host.clone(), ..MigrationCheck::default() };
-        if row.has_replicas(&family.instances) {
-            check.refuse(Denied::HasReplicas(share).to_string());
-        }
-        if source.status != InstanceStatus::Available {
-            check.refuse(format!("the share is {}, but must be available", source.status));
-        }
-        if let Err(denied) = self.destination_zone(&request) {
-            check.refuse(denied.to_string());
-            return Ok(check);
-        }
-        if stays(&source, &request) {
-            check.approach = "none";
-            check.writable = true;
-            check.nondisruptive = true;
-            return Ok(check);
-        }
-        self.check_place(&mut check, &row, &family, &request, new_type).await?;
-        let sides = self.sides(&family, source.id, InstanceId(crate::ids::random()), &request).await;
-        let bytes = match self.backends.of(&source).await {
-            Ok(backend) => {
-                let cx = crate::reconcile::cx(self);
-                let seen = backend.call(&cx, tandem_contract::ObserveInstance { instance: source.id }).await;
-                seen.ok().flatten().and_then(|seen| seen.used_bytes)
-            }
-            Err(_) => None,
-        };
-        check.bytes = bytes;
-        check.seconds =
-            bytes.map(|bytes| bytes.div_ceil(self.settings.bandwidth.unwrap_or(USUAL_SPEED)).max(1));
-        match approach(&request, &sides) {
-            Err(error) => check.refuse(error.message),
-            Ok(Approach::Points) => {
-                check.approach = "points";
-                check.writable = true;
-                check.interruption =
-                    "read-only while the last point is carried, after migration_complete; then users \
-                                      remount once"
-                        .into();
-                check.lost = vec!["snapshots".into()];
-            }
-            Ok(Approach::Driver(promise)) => {
-                check.approach = "driver";
-                check.writable = promise.writable;
-                check.nondisruptive = promise.nondisruptive;
-                check.interruption = if promise.nondisruptive {
-                    "none".into()
-                } else if promise.writable {
-                    "users remount once, when it is completed".into()
-                } else {
-                    "read-only from the start, and users remount once, when it is completed".into()
-                };
-                let lost = [
-                    (promise.preserve_metadata, "metadata of files"),
-                    (promise.preserve_snapshots, "snapshots"),
-                    (promise.writable, "writability during the first phase"),
-                ];
-                check.lost =
-                    lost.into_iter().filter(|(kept, _)| !kept).map(|(_, what)| what.into()).collect();
-            }
-            Ok(Approach::Host) => {
-                check.approach = "host";
-                check.writable = true;
-                check.interruption =
-                    "read-only while the last pass runs, after migration_complete; then users \
-                                      remount once"
-                        .into();
-                check.lost = vec!["snapshots".into()];
-                if sides.attach.0 == Some(AttachKind::Block) {
-                    check.lost.clear();
-                }
-            }
-        }
-        Ok(check)
-    }
-
-    async fn check_place(
-        &self,
-        check: &mut MigrationCheck,
-        share: &crate::model::Share,
-        family: &crate::store::Family,
-        request: &MigrationRequest,
-        new_type: Option<ShareType>,
-    ) -> Result<(), Denied> {
-        let Some(share_type) = new_type.or_else(|| family.share_type.clone()) else { return Ok(()) };
-        let wanted = crate::schedule::PlacementRequest {
-            size_gb: share.size_gb,
-            protocol: share.protocol.clone(),
-            extra_specs: share_type.extra_specs,
-            availability_zone: None,
-            replication: None,
-            only_host: Some(request.host.clone()),
-        };
-        if let Err(none) = crate::schedule::place(&wanted, &self.pool_views().await?) {
-            check.refuse(none.to_string());
-        }
-        Ok(())
-    }
-
-    async fn new_type(&self, request: &MigrationRequest) -> Result<Option<ShareType>, Denied> {
+    pub(super) async fn new_type(&self, request: &MigrationRequest) -> Result<Option<ShareType>, Denied> {
         let Some(id) = request.new_type else { return Ok(None) };
         Ok(Some(self.store.share_type(id).await?.ok_or_else(|| Denied::NoType(id.to_string()))?))
     }
 
     /// The zone of the back end that a migration goes to, which must be there and up.
-    fn destination_zone(&self, request: &MigrationRequest) -> Result<String, Denied> {
+    pub(super) fn destination_zone(&self, request: &MigrationRequest) -> Result<String, Denied> {
         let name = request.backend();
         let host = request.host.split('@').next().unwrap_or_default();
         let service = request.host.split('#').next().unwrap_or_default().to_owned();

@@ -3,6 +3,7 @@
 
 mod access;
 mod migration;
+mod migration_check;
 mod operation;
 mod replica;
 mod share;
@@ -15,7 +16,7 @@ use tandem_contract::{InstanceId, OpId, ReplicaState, ResourceId};
 use crate::denied::Denied;
 use crate::draft::Draft;
 use crate::face::Caller;
-use crate::model::{Instance, InstanceStatus, Intent, Operation, Share, TaskState};
+use crate::model::{Instance, InstanceStatus, Intent, Operation, Part, Share, TaskState};
 use crate::oplog::{Effect, Ending, Event};
 
 impl Draft {
@@ -30,8 +31,22 @@ impl Draft {
     fn need_idle(&self, id: ResourceId) -> Result<(), Denied> {
         match &self.need_share(id)?.task_state {
             Some(state) if is_busy(state) => Err(Denied::Busy { share: id, task_state: state.clone() }),
+            // An admin's reset of the task state does not end what may wait for days, and would be waited for.
+            _ if self.moves() => {
+                Err(Denied::Busy { share: id, task_state: TaskState::InProgress.as_str().to_owned() })
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Whether a migration has not switched yet.
+    fn moves(&self) -> bool {
+        self.unfinished().iter().any(|op| match op.intent {
+            Intent::Migrate { destination, .. } => {
+                self.instance(destination).is_some_and(|i| i.part == Part::Incoming)
+            }
+            _ => false,
+        })
     }
 
     /// Asks every unfinished operation that `which` picks to end, since a stronger one follows.

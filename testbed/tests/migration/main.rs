@@ -2,197 +2,20 @@
 //! failed, retyped, killed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
+mod check;
+mod disk;
+mod lab;
+
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tandem_testbed::api::{Api, word};
+use tandem_testbed::api::word;
 use tandem_testbed::client::Openstack;
 use tandem_testbed::server::Server;
 use tandem_testbed::{tree, wait};
 
-/// Slow enough to be met on its way.
-const SLOW: &str = "[manager]\nbandwidth = 15000000\n";
-
-/// A server with one share on alpha, and its type.
-struct Lab {
-    server: Server,
-    api: Api,
-    share_type: String,
-    share: String,
-}
-
-impl Lab {
-    fn start() -> Self {
-        Self::with("")
-    }
-
-    fn with(more: &str) -> Self {
-        let mut server = Server::prepare_with("directory", |_, root| format!("{{ root = {root:?} }}"), more);
-        server.launch();
-        Self::on(server)
-    }
-
-    /// The same on a server that runs already.
-    fn on(server: Server) -> Self {
-        let api = Api::new(&server.endpoint());
-        let specs = json!({"driver_handles_share_servers": "False"});
-        let body = json!({"share_type": {"name": "plain", "extra_specs": specs}});
-        let share_type = word(&api.post("v2/types", &body).unwrap()["share_type"]["id"]);
-        let mut lab = Self { server, api, share_type, share: String::new() };
-        lab.share = lab.share_on("alpha");
-        lab
-    }
-
-    fn share_on(&self, backend: &str) -> String {
-        let pool = self.pool(backend);
-        let body = json!({"share": {
-            "share_proto": "NFS", "size": 1, "share_type": self.share_type, "name": "moving",
-            "scheduler_hints": {"only_host": pool},
-        }});
-        let share = word(&self.api.post("v2/shares", &body).unwrap()["share"]["id"]);
-        wait::until("the share", || (self.api.share(&share).unwrap()["status"] == "available").then_some(()));
-        assert_eq!(self.api.share(&share).unwrap()["host"], pool.as_str());
-        share
-    }
-
-    /// `host@backend#pool`.
-    fn pool(&self, backend: &str) -> String {
-        wait::until("the pool", || {
-            let pools = self.api.get("v2/scheduler-stats/pools").unwrap();
-            let all = pools["pools"].as_array().unwrap();
-            all.iter().find(|p| p["backend"] == backend).map(|p| word(&p["name"]))
-        })
-    }
-
-    fn show(&self) -> Value {
-        self.api.share(&self.share).unwrap()
-    }
-
-    fn task(&self) -> String {
-        self.show()["task_state"].as_str().unwrap_or_default().to_owned()
-    }
-
-    fn until(&self, task: &str) {
-        wait::until_else(|| {
-            let now = self.show();
-            if now["task_state"] == task { Ok(()) } else { Err(format!("{task}, not {now}")) }
-        });
-    }
-
-    fn export(&self) -> PathBuf {
-        let found = self.api.get(&format!("v2/shares/{}/export_locations", self.share)).unwrap();
-        PathBuf::from(word(&found["export_locations"][0]["path"]))
-    }
-
-    fn act(&self, body: &Value) -> (u16, String) {
-        self.at("2.97", false, body)
-    }
-
-    fn at(&self, version: &str, experimental: bool, body: &Value) -> (u16, String) {
-        let (status, answer) = self.api.share_action(&self.share, version, experimental, body).unwrap();
-        (status, answer.to_string())
-    }
-
-    fn begin(&self, backend: &str) {
-        assert_eq!(self.act(&by_host(&self.pool(backend), &[])).0, 202);
-    }
-
-    /// Cancels the newest migration by the native API; its operation.
-    fn cancel_natively(&self) -> String {
-        let op = word(&self.api.operations("kind=migrate").unwrap()[0]["id"]);
-        let _ = self.api.attempt("POST", &format!("v1/operations/{op}/cancel"), &Value::Null).unwrap();
-        op
-    }
-
-    /// Why the newest migration failed.
-    fn why(&self) -> String {
-        self.api.operations("kind=migrate").unwrap()[0]["error"]["message"].to_string()
-    }
-
-    /// `host@backend`.
-    fn service(&self, backend: &str) -> String {
-        let host = word(&self.show()["host"]);
-        format!("{}@{backend}", host.split('@').next().unwrap())
-    }
-
-    /// The storage of a back end is not to be found.
-    fn take_away(&self, backend: &str) {
-        let place = self.server.backend(backend);
-        fs::rename(&place, place.with_extension("away")).unwrap();
-        fs::write(&place, "no folder").unwrap();
-    }
-
-    fn bring_back(&self, backend: &str) {
-        let place = self.server.backend(backend);
-        fs::remove_file(&place).unwrap();
-        fs::rename(place.with_extension("away"), &place).unwrap();
-        self.pool_is_back(backend);
-    }
-
-    fn pool_is_back(&self, backend: &str) {
-        wait::until("the back ends to be up", || {
-            let status = self.api.get("v1/status").unwrap();
-            (status["status"]["backends"]["down"] == 0).then_some(())
-        });
-        let _ = self.pool(backend);
-    }
-
-    fn instances(&self) -> Vec<Value> {
-        let found = self.api.get(&format!("v2/shares/{}/instances", self.share)).unwrap();
-        found["share_instances"].as_array().unwrap().clone()
-    }
-
-    /// One instance is left, the doctor is content, and no storage but that of the share holds anything.
-    fn at_rest(&self, backend: &str) {
-        wait::until_else(|| {
-            let left = self.instances();
-            let busy = self.api.operations("unfinished=true").unwrap();
-            if left.len() == 1 && busy.is_empty() { Ok(()) } else { Err(format!("{left:?} {busy:?}")) }
-        });
-        assert_eq!(self.instances()[0]["status"], "available");
-        assert_eq!(self.show()["host"], self.pool(backend).as_str());
-        assert_eq!(self.api.doctor().unwrap(), [] as [Value; 0]);
-        for name in ["alpha", "beta", "gamma"] {
-            let held = fs::read_dir(self.server.backend(name).join("instances")).unwrap().count();
-            assert_eq!(held, usize::from(name == backend), "instances on {name}");
-        }
-        let notes = self.server.folder().join("state/copies");
-        assert!(
-            !notes.exists() || fs::read_dir(notes).unwrap().next().is_none(),
-            "notes of the copy are left"
-        );
-    }
-}
-
-fn start(host: &str, more: &[(&str, Value)]) -> Value {
-    let mut asked = json!({
-        "host": host, "writable": false, "nondisruptive": false, "preserve_metadata": false,
-        "preserve_snapshots": false,
-    });
-    for (key, value) in more {
-        asked[*key] = value.clone();
-    }
-    json!({"migration_start": asked})
-}
-
-/// From host to host, although the driver could.
-fn by_host(host: &str, more: &[(&str, Value)]) -> Value {
-    start(host, &[&[("force_host_assisted_migration", json!(true))], more].concat())
-}
-
-fn complete() -> Value {
-    json!({"migration_complete": null})
-}
-
-fn cancel() -> Value {
-    json!({"migration_cancel": null})
-}
-
-fn assert_equal(source: &Path, copy: &Path) {
-    let differences = tree::differences(source, copy);
-    assert!(differences.is_empty(), "{}", differences.join("\n"));
-}
+use disk::Disk;
+use lab::{Lab, SLOW, assert_equal, by_host, cancel, complete, copy, start};
 
 #[test]
 fn the_stock_client_moves_a_share_with_every_kind_of_file_from_host_to_host() {
@@ -217,10 +40,12 @@ fn with_the_stock_client(more: &[&str], wanted: &[&str], waits: &str) {
     let reference = kept.path().join("reference");
     copy(&alpha, &reference);
     let beta = lab.pool("beta");
+    let other = json!({"name": "other", "extra_specs": {"driver_handles_share_servers": "False"}});
+    lab.api.post("v2/types", &json!({"share_type": other})).unwrap();
     let promises = ["--writable", "--nondisruptive", "--preserve-metadata", "--preserve-snapshots"];
     let asked = |p: &str| if wanted.contains(&p) { "True" } else { "False" };
-    let promises: Vec<&str> =
-        promises.iter().flat_map(|p| [*p, asked(p)]).chain(more.iter().copied()).collect();
+    let promises = promises.iter().flat_map(|p| [*p, asked(p)]).chain(["--new-share-type", "other"]);
+    let promises: Vec<&str> = promises.chain(more.iter().copied()).collect();
     client.run(&[&["share", "migration", "start", "moving", &beta], &promises[..]].concat());
     lab.until(waits);
     let shown = client.json(&["share", "migration", "show", "moving"]);
@@ -238,6 +63,7 @@ fn with_the_stock_client(more: &[&str], wanted: &[&str], waits: &str) {
 
     client.run(&["share", "migration", "complete", "moving"]);
     lab.until("migration_success");
+    assert_eq!(lab.show()["share_type_name"], "other");
     let there = lab.export();
     assert_ne!(there, alpha);
     assert_equal(&reference, &there);
@@ -332,15 +158,6 @@ fn where_the_driver_fails_the_copy_from_host_to_host_goes_on_unless_its_promises
     assert_eq!(fs::read_to_string(there.join("still")).unwrap(), "writable");
     let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&there).unwrap());
     assert_eq!(mode & 0o7777, 0o751);
-}
-
-/// As it is, by an independent tool.
-fn copy(from: &Path, to: &Path) {
-    let done = std::process::Command::new("cp").args(["-a"]).arg(from.join(".")).arg(to).status().unwrap();
-    assert!(done.success());
-    // The root's own time, which the copying itself moves.
-    let time = fs::metadata(from).unwrap().modified().unwrap();
-    fs::File::open(to).unwrap().set_modified(time).unwrap();
 }
 
 #[test]
@@ -494,6 +311,8 @@ fn a_source_that_cannot_be_read_is_given_back() {
     lab.until("migration_error");
     let why = lab.why();
     assert!(why.contains("secret"), "{why}");
+    let (_, progress) = lab.act(&json!({"migration_get_progress": null}));
+    assert!(progress.contains("\"total_progress\":0"), "{progress}");
     lab.at_rest("alpha");
     fs::write(lab.export().join("still"), "writable").unwrap();
 }
@@ -646,50 +465,6 @@ fn twenty_thousand_files_arrive() {
     lab.until("migration_success");
     assert_equal(&reference, &lab.export());
     lab.at_rest("beta");
-}
-
-/// A file system of its own that can be filled.
-struct Disk {
-    place: PathBuf,
-    _image: tempfile::NamedTempFile,
-}
-
-impl Disk {
-    fn mount(place: &Path, bytes: u64) -> Self {
-        let image = tempfile::NamedTempFile::new().unwrap();
-        image.as_file().set_len(bytes).unwrap();
-        fs::create_dir_all(place).unwrap();
-        let path = image.path().to_str().unwrap();
-        run("mkfs.ext4", &["-q", "-m", "0", "-E", "lazy_itable_init=1,nodiscard", path]);
-        run("mount", &["-o", "loop", path, place.to_str().unwrap()]);
-        Self { place: place.to_owned(), _image: image }
-    }
-
-    fn fill(&self) {
-        let free = rustix::fs::statvfs(&self.place).unwrap();
-        let bytes = free.f_bavail * free.f_frsize;
-        let ballast = fs::File::create(self.place.join("ballast")).unwrap();
-        let flags = rustix::fs::FallocateFlags::empty();
-        let mut length = bytes;
-        while rustix::fs::fallocate(&ballast, flags, 0, length).is_err() {
-            length -= 1 << 20;
-        }
-    }
-
-    fn make_room(&self) {
-        fs::remove_file(self.place.join("ballast")).unwrap();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        run("umount", &["-l", self.place.to_str().unwrap()]);
-    }
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    let status = std::process::Command::new(program).args(arguments).status().unwrap();
-    assert!(status.success(), "{program} {arguments:?}: {status}");
 }
 
 #[test]
