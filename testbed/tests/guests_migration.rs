@@ -1,7 +1,7 @@
 //! Migrations to and from ZFS over real NFS, in a guest: a client writes until it may not, and reads throughout.
 //!
-//! `TANDEM_LONG=1` adds migrations from pool to pool by the driver, with the server killed in their midst;
-//! `TANDEM_SEED` repeats a run.
+//! `TANDEM_LONG=1` adds migrations from pool to pool by the driver, with the server killed and the power cut in their
+//! midst; `TANDEM_SEED` repeats a run.
 //! Run by `cargo xtask test` with the other scenarios that boot guests.
 #![allow(
     clippy::unwrap_used,
@@ -18,6 +18,7 @@ use serde_json::json;
 use tandem_guests::{Command, Host, Running, nfs};
 use tandem_testbed::api::word;
 use tandem_testbed::chance::{dice, long};
+use tandem_testbed::kill::matrix::events;
 use tandem_testbed::kill::storm::Dice;
 use tandem_testbed::site::users::{numbers, said};
 use tandem_testbed::site::{Exports, Site};
@@ -290,6 +291,62 @@ fn a_share_goes_from_pool_to_pool_by_its_driver_under_a_client() {
     assert_eq!(guid(&content("beta", &there)), snapshot);
     // It is nobody's of Tandem, and would keep the share.
     guest.run(&["zfs", "destroy", &format!("{}@daily", content("beta", &there))]).unwrap();
+    tandem_testbed::site::audit::at_rest(&site);
+    tandem_testbed::site::audit::removed(&site);
+}
+
+/// Moves the share by its driver to the other pool, while `disturb` cuts the power; it arrives all the same, whole.
+fn cut_on_the_way(site: &Site, share: &str, disturb: impl FnOnce(&dyn Fn())) {
+    let now = site.api.only_replica(share, "active");
+    site.fill(&now, "changing", 8);
+    let before = site.contents(&now);
+    let from = word(&site.api.share(share).unwrap()["host"]);
+    let host = pool(site, if from.contains("@alpha#") { "beta" } else { "alpha" });
+    // It completes by itself.
+    let body = json!({"migration_start": {"host": host, "notify": true}});
+    disturb(&|| {
+        // The answer may be lost with the power.
+        let _ = site.api.share_action(share, "2.15", true, &body);
+    });
+    site.cut_power();
+    site.boot();
+    site.api.settle();
+    let now = site.api.share(share).unwrap();
+    assert_eq!((word(&now["host"]), word(&now["status"])), (host, "available".to_owned()), "{now:#}");
+    assert_eq!(site.contents(&site.api.only_replica(share, "active")), before);
+    no_traces(site);
+}
+
+#[test]
+fn a_power_cut_at_each_step_of_a_migration_is_recovered_from() {
+    if !long() {
+        println!("nothing is proven here without TANDEM_LONG=1");
+        return;
+    }
+    let site = Site::start(Exports::None, 3 * GIB);
+    let share = site.share("readable");
+    site.fill(&site.api.only_replica(&share, "active"), "first", 24);
+    let mut dice = dice();
+    for _ in 0..10 {
+        let moment = Duration::from_millis(dice.below(3000));
+        println!("-- the power goes after {moment:?}");
+        cut_on_the_way(&site, &share, |act| {
+            act();
+            std::thread::sleep(moment);
+        });
+    }
+    let done = site.api.operations("kind=migrate&status=done&limit=1").unwrap();
+    let script = events(&site.api.operation(&word(&done[0]["id"])).unwrap());
+    for (number, event) in script.iter().enumerate() {
+        println!("-- the power goes at {event}");
+        cut_on_the_way(&site, &share, |act| {
+            site.kill();
+            site.spawn(&[("TANDEM_KILL_AT", &format!("migrate:{}:after", number + 1))]);
+            site.api.backends_are_up();
+            act();
+            site.dies();
+        });
+    }
     tandem_testbed::site::audit::at_rest(&site);
     tandem_testbed::site::audit::removed(&site);
 }
