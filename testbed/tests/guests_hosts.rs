@@ -193,7 +193,9 @@ fn a_stale_host_is_fenced_before_it_serves_anything_and_follows_from_the_point_i
         }
 
         // Its power fails as well; it comes back, and stops as it hears the first word that changes anything.
+        // Its clock is wrong by then.
         site.cut_far();
+        site.far().set_clock_offset(if common { 3600 } else { -3600 });
         site.cable(Link::GOOD);
         site.boot_far_and_stop_at("demote_replica:start");
         site.far_stops();
