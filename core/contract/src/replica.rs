@@ -156,6 +156,9 @@ pub struct TransferReport {
     pub resumed_bytes: u64,
     /// What could not be carried (an xattr the storage refuses, an owner), as sentences; bounded.
     pub remarks: Vec<String>,
+    /// Of the remarks, what metadata of files the receiver could not keep, in all that it holds now; bounded. A migration
+    /// that is to keep all metadata ends by it.
+    pub lacks: Vec<String>,
     /// Whether the receiver proved the content after it was written.
     pub verified: bool,
 }

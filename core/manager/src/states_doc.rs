@@ -257,7 +257,7 @@ fn plans(page: &mut String) {
             capabilities: &capabilities,
             links: &links,
             sides: Some(sides(name)),
-            new_points: [1, 2, 3].map(|n| PointId(Uuid::from_u128(n))),
+            new_points: [1, 2, 3, 4].map(|n| PointId(Uuid::from_u128(n))),
         };
         let steps = plan::plan(&intent, &world).expect("a plan");
         let commits = |n: &usize| steps[*n].is_soft() || matches!(steps[*n], Step::Switch { .. });

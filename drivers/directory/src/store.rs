@@ -149,6 +149,14 @@ impl Meta {
         Err(Error::conflict(format!("instance {} is not the active one, so that {what}", self.spec.instance)))
     }
 
+    /// Refuses what holds another one's content: the active one does not, nor one that was fenced while it was active.
+    pub(crate) fn require_own(&self, what: &str) -> Result<()> {
+        if self.role == Role::Fenced && self.point.is_none() && self.version > 0 && !self.deleting {
+            return Ok(());
+        }
+        self.require_active(what)
+    }
+
     pub(crate) fn point(&self, id: PointId) -> Option<&PointInfo> {
         self.points.iter().find(|p| p.id == id)
     }

@@ -82,7 +82,7 @@ pub(crate) fn tell(cx: &OpContext) -> impl Fn(Step<'_>) + Sync + '_ {
 fn make_point(store: &Store, call: &MakePoint, cx: &OpContext) -> Result<Outcome<PointInfo>> {
     let mut instance = store.lock_existing(call.instance)?;
     let rose = instance.meta.see(call.epoch)?;
-    instance.meta.require_active("it makes no points")?;
+    instance.meta.require_own("it makes no points")?;
     if rose {
         instance.save()?;
     }
@@ -171,7 +171,7 @@ fn send(store: &Store, spec: &SendSpec, stream: OwnedFd, cx: &OpContext) -> Resu
     if spec.epoch < meta.epoch {
         return Err(Error::stale_epoch(spec.epoch, meta.epoch));
     }
-    meta.require_active("it sends nothing")?;
+    meta.require_own("it sends nothing")?;
     let held = |id| {
         meta.point(id)
             .ok_or_else(|| Error::not_found(format!("instance {} holds no point {id}", spec.instance)))
@@ -230,7 +230,8 @@ fn send(store: &Store, spec: &SendSpec, stream: OwnedFd, cx: &OpContext) -> Resu
     if report.newer > 0 {
         remarks.push(format!("{} files changed after the point was made and were sent newer", report.newer));
     }
-    Ok(TransferReport { bytes: report.bytes, resumed_bytes: report.resumed_bytes, remarks, verified: false })
+    let (bytes, resumed_bytes) = (report.bytes, report.resumed_bytes);
+    Ok(TransferReport { bytes, resumed_bytes, remarks, ..TransferReport::default() })
 }
 
 /// The reason to stop, where there is one, else what went wrong.
@@ -285,7 +286,8 @@ fn receive(
         if point.fingerprint != spec.to.fingerprint {
             return Err(Error::conflict(format!("point {} is here already, with another content", point.id)));
         }
-        let report = TransferReport { verified: true, ..TransferReport::default() };
+        let lacks = lacks(&instance);
+        let report = TransferReport { lacks, verified: true, ..TransferReport::default() };
         return Ok(Outcome::Unchanged(report));
     }
     let same = |a: &PointInfo, b: &PointInfo| a.id == b.id && a.fingerprint == b.fingerprint;
@@ -339,8 +341,14 @@ fn receive(
         bytes: report.bytes,
         resumed_bytes: report.resumed_bytes,
         remarks,
+        lacks: lacks(&instance),
         verified: true,
     }))
+}
+
+/// What could not be set in what the instance holds, as far as anybody counted.
+fn lacks(instance: &Instance) -> Vec<String> {
+    instance.meta.lacks.map(|lacks| mirror::Skipped::from(lacks).remarks()).unwrap_or_default()
 }
 
 fn arrive(

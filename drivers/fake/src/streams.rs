@@ -73,9 +73,9 @@ impl Fake {
         if let Some(existing) = instance.point(point) {
             return Ok(Outcome::Unchanged(existing.info()));
         }
-        if instance.role != Role::Active {
+        if !matches!(instance.role, Role::Active | Role::Fenced) {
             return Err(Error::conflict(format!(
-                "instance {id} is not active; points are made on the active one"
+                "instance {id} is not active; points are made on the active one, or once it is fenced"
             )));
         }
         let made = Point { id: point, fingerprint: fingerprint(&instance.data), data: instance.data.clone() };

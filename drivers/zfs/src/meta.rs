@@ -190,6 +190,11 @@ impl Meta {
         Err(Error::conflict(format!("instance {} is not the active one, so that {what}", self.spec.instance)))
     }
 
+    /// Refuses what follows another one: one that is fenced holds what it held when it was active.
+    pub(crate) fn require_own(&self, what: &str) -> Result<()> {
+        if self.role == Role::Fenced && !self.deleting { Ok(()) } else { self.require_active(what) }
+    }
+
     /// The properties that say this.
     ///
     /// # Errors

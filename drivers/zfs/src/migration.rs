@@ -202,12 +202,14 @@ impl Inner {
         let source = self.existing(cx, spec.source).await?;
         source.meta.clone().see(spec.epoch)?;
         let there = &spec.destination_driver;
-        let ours = there.get("driver").and_then(|d| d.as_str()) == Some("zfs")
-            && there.get("capabilities").and_then(|c| c.pointer(&format!("/extra/{SYSTEM}"))?.as_str())
-                == Some(&system());
-        if ours {
+        let zfs = there.get("driver").and_then(|d| d.as_str()) == Some("zfs");
+        if zfs {
+            // Also where the manager would carry it to another host.
             nothing_stays(&source)?;
         }
+        let ours = zfs
+            && there.get("capabilities").and_then(|c| c.pointer(&format!("/extra/{SYSTEM}"))?.as_str())
+                == Some(&system());
         Ok(Compatibility {
             compatible: ours,
             writable: ours,

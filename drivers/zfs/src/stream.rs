@@ -84,7 +84,7 @@ impl Inner {
         let mut locked = self.lock_existing(cx, call.instance).await?;
         let image = &mut locked.image;
         let rose = image.meta.see(call.epoch)?;
-        image.meta.require_active("it makes no points")?;
+        image.meta.require_own("it makes no points")?;
         if rose {
             self.save(cx, image).await?;
         }
@@ -144,7 +144,7 @@ impl Inner {
         if spec.epoch < meta.epoch {
             return Err(Error::stale_epoch(spec.epoch, meta.epoch));
         }
-        meta.require_active("it sends nothing")?;
+        meta.require_own("it sends nothing")?;
         let current = content(&image)?;
         let absent = |id| Error::not_found(format!("instance {} holds no point {id}", spec.instance));
         let to = current.point(spec.to).ok_or_else(|| absent(spec.to))?;
@@ -181,7 +181,7 @@ impl Inner {
                 push(cx, &snapshot, from.as_deref(), flags, at, resumed, limit, stream)
             })
             .await?;
-        Ok(TransferReport { bytes, resumed_bytes: resumed, remarks: Vec::new(), verified: false })
+        Ok(TransferReport { bytes, resumed_bytes: resumed, ..TransferReport::default() })
     }
 
     async fn receive(
@@ -243,8 +243,8 @@ impl Inner {
         Ok(Outcome::Changed(TransferReport {
             bytes,
             resumed_bytes: resumed,
-            remarks: Vec::new(),
             verified: true,
+            ..TransferReport::default()
         }))
     }
 

@@ -130,7 +130,7 @@ fn by_the_driver_it_is_killed_cancelled_and_refused_as_from_host_to_host() {
 }
 
 #[test]
-fn where_the_driver_fails_the_copy_from_host_to_host_goes_on_unless_its_promises_are_wanted() {
+fn where_the_driver_fails_it_goes_on_by_points_unless_promises_of_the_driver_alone_are_wanted() {
     let lab = Lab::start();
     let alpha = lab.export();
     fs::write(alpha.join("file"), "content").unwrap();
@@ -139,15 +139,15 @@ fn where_the_driver_fails_the_copy_from_host_to_host_goes_on_unless_its_promises
     let beta = lab.pool("beta");
     // Notes that nobody can read keep the driver from its start.
     fs::write(&notes, "{").unwrap();
-    assert_eq!(lab.act(&start(&beta, &[("writable", json!(true))])).0, 202);
+    assert_eq!(lab.act(&start(&beta, &[("preserve_snapshots", json!(true))])).0, 202);
     lab.until("migration_error");
     assert!(lab.why().contains("damaged"), "{}", lab.why());
     fs::write(alpha.join("still"), "writable").unwrap();
     lab.at_rest("alpha");
 
     fs::write(&notes, "{").unwrap();
-    assert_eq!(lab.act(&start(&beta, &[])).0, 202);
-    lab.until("data_copying_completed");
+    assert_eq!(lab.act(&start(&beta, &[("writable", json!(true))])).0, 202);
+    lab.until("migration_driver_phase1_done");
     let op = lab.api.operations("kind=migrate").unwrap()[0].clone();
     assert!(op["remarks"].to_string().contains("went on another way"), "{op}");
     fs::set_permissions(&alpha, std::os::unix::fs::PermissionsExt::from_mode(0o751)).unwrap();

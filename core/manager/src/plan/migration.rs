@@ -122,7 +122,8 @@ fn by_points(
     request: &MigrationRequest,
 ) -> Vec<Step> {
     let carry = |point| [Step::MakePoint { source, point }, Step::Transfer { source, instance, point }];
-    let [first, second, last] = world.new_points;
+    let [first, second, last, since] = world.new_points;
+    let quiesces = world.can_quiesce(source);
     // A rule that the destination refuses is known before anything is carried.
     let mut steps = vec![Step::CreateReplica { instance }, Step::Grant { instance }];
     steps.extend(carry(first));
@@ -130,14 +131,18 @@ fn by_points(
         steps.push(Step::AwaitProceed { assisted: true });
     }
     steps.extend(carry(second));
-    steps.push(if world.can_quiesce(source) {
+    steps.push(if quiesces {
         Step::Quiesce { instance: source, wait_seconds: None }
     } else {
         Step::Cast { instance: source, read_only: true }
     });
     steps.extend(carry(last));
+    steps.push(Step::Withdraw { instance: source });
+    if !quiesces {
+        // Whoever had a file open, or writes below a folder that rules do not reach, may have gone on until here.
+        steps.extend(carry(since));
+    }
     steps.extend([
-        Step::Withdraw { instance: source },
         Step::Succeed { source, instance },
         Step::Switch { source, instance },
         Step::ApplyAccess { instance },
@@ -146,8 +151,9 @@ fn by_points(
     steps
 }
 
-/// The steps of the other way, where the driver's attempt has failed in its first phase: what it began is ended, what it
-/// made is removed, and the copy from host to host begins. `None` where that cannot be, or was not asked for.
+/// The steps of another way, where the driver's attempt has failed in its first phase: what it began is ended, what it
+/// made is removed, and the share goes by points, or else from host to host. `None` where that cannot be, or was not asked
+/// for. The world's sides are those without the driver.
 pub(crate) fn instead(
     world: &World<'_>,
     source: InstanceId,
@@ -155,9 +161,11 @@ pub(crate) fn instead(
     request: &MigrationRequest,
     taken: &[Step],
 ) -> Option<Vec<Step>> {
-    let by_host = MigrationRequest { host_assisted: true, ..request.clone() };
-    let copied = taken.iter().any(|s| matches!(s, Step::Mirror { .. }));
-    let steps = migrate(world, source, instance, &by_host).ok().filter(|_| !copied)?;
+    let steps = migrate(world, source, instance, request).ok()?;
+    let again = taken.iter().any(|s| matches!(s, Step::Mirror { .. } | Step::CreateReplica { .. }));
+    if again || steps.iter().any(|s| matches!(s, Step::Assist { .. })) {
+        return None;
+    }
     let mut first = undo(source, instance, taken, taken.len().saturating_sub(1));
     first.push(Step::DeleteInstance { instance });
     // It is placed.
@@ -171,6 +179,10 @@ pub(super) fn undo(source: InstanceId, instance: InstanceId, steps: &[Step], fai
         return Vec::new();
     }
     let mut undo = Vec::new();
+    if reached(&|s| matches!(s, Step::Succeed { .. })) {
+        // It may have become active although its answer was lost.
+        undo.push(Step::Withdraw { instance });
+    }
     if reached(&|s| matches!(s, Step::Assist { .. })) {
         undo.push(Step::Unwind { source, instance });
     }

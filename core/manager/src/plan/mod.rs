@@ -323,7 +323,10 @@ pub(crate) fn may_turn_back(intent: &Intent, steps: &[Step], done: usize, begun:
     let among = |first: usize, commits: fn(&Step) -> bool| steps.iter().take(first).any(commits);
     match intent {
         Intent::Promote { .. } => !among(begun, |s| matches!(s, Step::Promote { .. })),
-        Intent::Migrate { .. } => !among(begun, |s| matches!(s, Step::TakeOver { .. } | Step::Switch { .. })),
+        Intent::Migrate { .. } => {
+            !among(begun, |s| matches!(s, Step::TakeOver { .. } | Step::Switch { .. }))
+                && !among(done, |s| matches!(s, Step::Succeed { .. }))
+        }
         // One that only waits for its storage may be cancelled; what is removed stays removed.
         intent if intent.deletes() => {
             !among(done, |s| matches!(s, Step::DeleteReplica { .. } | Step::DeleteInstance { .. }))

@@ -105,7 +105,7 @@ pub(super) fn with_world<T>(
     let capabilities = HashMap::from([OLD, NEW].map(|id| (id, replication(storage, quiesce))));
     let old = if old_away { Link::Away("unplugged".into()) } else { seen(Role::Active, None) };
     let links = HashMap::from([(OLD, old), (NEW, seen(Role::Secondary, None))]);
-    let new_points = [10, 11, 12].map(|n| PointId(Uuid::from_u128(n)));
+    let new_points = [10, 11, 12, 13].map(|n| PointId(Uuid::from_u128(n)));
     ask(&World { instances: &instances, capabilities: &capabilities, links: &links, sides: None, new_points })
 }
 
@@ -202,7 +202,7 @@ fn a_cut_transfer_is_continued_with_its_point() {
         seen.points.push(tandem_contract::PointInfo { id: point, fingerprint: "f".into(), held: true });
     }
     let links = HashMap::from([(OLD, source), (NEW, seen(Role::Secondary, Some(point)))]);
-    let new_points = [10, 11, 12].map(|n| PointId(Uuid::from_u128(n)));
+    let new_points = [10, 11, 12, 13].map(|n| PointId(Uuid::from_u128(n)));
     let world =
         World { instances: &instances, capabilities: &capabilities, links: &links, sides: None, new_points };
     let steps = plan(&Intent::Sync { instance: NEW, asked: true, point: None }, &world).unwrap();
@@ -214,7 +214,7 @@ fn a_replica_that_went_past_the_point_gets_a_newer_one() {
     let (point, later) = (PointId(Uuid::from_u128(7)), PointId(Uuid::from_u128(8)));
     let instances = [row(OLD, ReplicaState::Active), row(NEW, ReplicaState::OutOfSync)];
     let capabilities = HashMap::from([OLD, NEW].map(|id| (id, replication(false, false))));
-    let new_points = [10, 11, 12].map(|n| PointId(Uuid::from_u128(n)));
+    let new_points = [10, 11, 12, 13].map(|n| PointId(Uuid::from_u128(n)));
     let asked = |held: &[PointId]| {
         let mut replica = seen(Role::Secondary, None);
         if let Link::Seen(Some(seen)) = &mut replica {

@@ -44,7 +44,7 @@ pub(crate) struct World<'a> {
     /// Of a migration.
     pub sides: Option<Sides>,
     /// Names for new points, so that a plan is the same for the same world.
-    pub new_points: [PointId; 3],
+    pub new_points: [PointId; 4],
 }
 
 impl World<'_> {

@@ -121,7 +121,8 @@ async fn still_needed(core: &SharedCore, chore: Chore) -> Result<bool, Denied> {
         Chore::Release(share) => {
             let family = core.store.family(share).await?;
             let Some(active) = active_of(&family.instances) else { return Ok(false) };
-            let all_up = family.instances.iter().filter(|i| i.pool.is_some()).all(|i| is_up(core, i));
+            let placed = family.instances.iter().filter(|i| i.pool.is_some() && i.part == Part::Whole);
+            let all_up = placed.into_iter().all(|i| is_up(core, i));
             if all_up {
                 admit(core, active, Intent::Repair { instance: active.id }).await?;
             }

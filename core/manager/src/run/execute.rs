@@ -31,6 +31,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause before a step is taken again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// So many attempts take half an hour, with the pauses between them.
+const HALF_AN_HOUR: u32 = 64;
+
 /// One operation being carried on.
 pub(super) struct Run {
     pub core: SharedCore,
@@ -268,13 +271,19 @@ impl Run {
     fn most_attempts(&self, step: &Step) -> u32 {
         match step {
             _ if self.forced() => 1,
+            // What a migration gives up is removed in any case; its source's users wait.
+            Step::Withdraw { .. } if self.state.undoing() => 1,
             _ if self.state.undoing() => 8,
             step if step.is_patient() => u32::MAX,
-            Step::Promote { .. } | Step::Demote { .. } | Step::Ensure { .. } | Step::Succeed { .. } => 4,
+            Step::Promote { .. }
+            | Step::Demote { .. }
+            | Step::Ensure { .. }
+            | Step::Succeed { .. }
+            | Step::Withdraw { .. } => 4,
             // A cut link is no reason to carry everything once more; while users wait it is one to give them the share back.
             Step::MakePoint { .. } | Step::Transfer { .. } if self.migrates() => {
                 let waits = |s: &Step| matches!(s, Step::Quiesce { .. } | Step::Cast { .. });
-                if self.state.steps[..self.state.next].iter().any(waits) { 4 } else { 12 }
+                if self.state.steps[..self.state.next].iter().any(waits) { 4 } else { HALF_AN_HOUR }
             }
             _ => 2,
         }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tandem_contract::{
-    DemoteReplica, Demotion, Detach, EnsureInstance, Error, ErrorKind, ExportLocation, GetEndpoint,
-    InstanceId, InstanceInfo, InstanceSpec, MigrationCancel, MigrationCheckCompatibility, MigrationComplete,
-    MigrationContinue, MigrationRelease, MigrationSpec, MigrationStart, PrepareDestination, Progress,
-    PromoteReplica, Promotion, ReplicaState, ReplicationSpec, ResourceKind, Retry, Role, Style,
-    UpdateReplicaState,
+    Compatibility, DemoteReplica, Demotion, Detach, EnsureInstance, Error, ErrorKind, ExportLocation,
+    GetEndpoint, InstanceId, InstanceInfo, InstanceSpec, MigrationCancel, MigrationCheckCompatibility,
+    MigrationComplete, MigrationContinue, MigrationRelease, MigrationSpec, MigrationStart,
+    PrepareDestination, Progress, PromoteReplica, Promotion, ReplicaState, ReplicationSpec, ResourceKind,
+    Retry, Role, Style, UpdateReplicaState,
 };
 use tandem_host::Backend;
 
@@ -82,7 +82,11 @@ impl Core {
         let cx = crate::reconcile::cx(self);
         match here.call(&cx, MigrationCheckCompatibility { migration: spec }).await {
             Ok(compatibility) => sides.compatibility = compatibility,
-            Err(error) => sides.remark = Some(format!("the source's driver was asked: {error}")),
+            Err(error) => {
+                // What its driver refuses is not done by another way behind its back.
+                sides.streams = false;
+                sides.remark = Some(format!("the source's driver was asked: {error}"));
+            }
         }
         sides
     }
@@ -245,8 +249,8 @@ impl Run {
         // Both sides have to answer.
         self.observe(scene.row(source).ok()?).await.ok()?;
         self.observe(scene.row(destination).ok()?).await.ok()?;
-        let by_host = MigrationRequest { host_assisted: true, ..request.clone() };
-        let sides = self.core.sides(&scene.family, source, destination, &by_host).await;
+        let sides = self.core.sides(&scene.family, source, destination, &request).await;
+        let sides = Sides { compatibility: Compatibility::default(), ..sides };
         let taken = &self.state.steps[..=self.state.next];
         self.with_world(&scene.family, &HashMap::new(), Some(sides), |world| {
             crate::plan::instead(world, source, destination, &request, taken)
@@ -415,7 +419,8 @@ impl Run {
     /// with writers held back.
     pub(super) async fn withdraw(&self, scene: &Scene, instance: InstanceId) -> Result<Done, Error> {
         let backend = self.core.backends.of(scene.row(instance)?).await?;
-        let verb = DemoteReplica { instance, epoch: scene.share.epoch, to: Demotion::Fenced };
+        let epoch = scene.epoch_of(scene.row(instance)?);
+        let verb = DemoteReplica { instance, epoch, to: Demotion::Fenced };
         match self.ask(&backend, verb).await {
             Err(error) if error.kind == ErrorKind::Unsupported => {
                 Ok(Done { remark: Some(error.message), ..Done::nothing() })
@@ -459,13 +464,18 @@ impl Run {
         let (from, to) = (scene.row(source)?, scene.row(instance)?);
         let here = self.core.backends.of(from).await?;
         let verb = UpdateReplicaState { instance: source, epoch: scene.share.epoch };
-        if self.walking(&here, verb).await?.changed_since_point == Some(true) {
+        let report = self.walking(&here, verb).await?;
+        let quiesces = here.capabilities().replication.as_ref().is_some_and(|r| r.quiesce);
+        let carried = to.point.as_ref().map(|p| p.info.id);
+        let more = report.newest_point.is_some_and(|newest| Some(newest.id) != carried);
+        // Only where writers were held back for certain may it be left open.
+        if more || report.changed_since_point.unwrap_or(!quiesces) {
             return Err(Error::conflict(
                 "the source was written to although writers were held back; stop what has a file of it open, and migrate again",
             ));
         }
         let there = self.core.backends.of(to).await?;
-        let promotion = Promotion::Planned { point: to.point.as_ref().map(|p| p.info.id) };
+        let promotion = Promotion::Planned { point: carried };
         let verb = PromoteReplica { instance, epoch: scene.epoch_of(to), promotion };
         let info = self.ask(&there, verb).await?.into_inner();
         Ok(served(instance, info, &scene.share))
@@ -510,11 +520,12 @@ impl Run {
                 row.part = Part::Outgoing;
                 row.cast_rules_to_readonly = false;
             }
+            let mut by_points = false;
             if let Some(row) = draft.instance_mut(instance) {
                 row.part = Part::Whole;
                 row.epoch = epoch;
-                // It follows nobody.
-                row.point = None;
+                // It follows nobody; the points that it came by are released.
+                by_points = row.point.take().is_some();
                 row.launched_at = Some(now);
                 for export in &mut row.exports {
                     // Where users notice nothing, nothing has a new name.
@@ -535,8 +546,10 @@ impl Run {
                 count_replica(draft, -1);
             }
             if let Some(share) = &mut draft.share {
-                // Points were the source's.
-                share.points.clear();
+                if !by_points {
+                    // Points were the source's.
+                    share.points.clear();
+                }
                 if share.share_type_id != share_type.id {
                     share.share_type_id = share_type.id;
                     share.snapshot_support = share_type.snapshot_support();
@@ -566,9 +579,14 @@ fn show(draft: &mut Draft, state: TaskState) {
 }
 
 /// What is made as a replica is: the destination of a migration by points, of a share that may have none.
-pub(super) fn as_replica(spec: InstanceSpec) -> InstanceSpec {
-    let style = ReplicationSpec { style: Style::Dr, instances: 2 };
-    InstanceSpec { replication: spec.replication.or(Some(style)), ..spec }
+pub(super) fn as_replica(spec: InstanceSpec, there: &Backend) -> InstanceSpec {
+    let styles = there.capabilities().replication.as_ref().map_or(&[][..], |r| &r.styles);
+    let style = if styles.contains(&Style::Readable) && !styles.contains(&Style::Dr) {
+        Style::Readable
+    } else {
+        Style::Dr
+    };
+    InstanceSpec { replication: spec.replication.or(Some(ReplicationSpec { style, instances: 2 })), ..spec }
 }
 
 /// A step of a migration starts: the share's task state shows it.
@@ -587,7 +605,7 @@ pub(super) fn mark(draft: &mut Draft, step: &Step) {
         Step::Place { .. } => TaskState::InProgress,
         Step::Assist { .. } | Step::CreateReplica { .. } => TaskState::DriverStarting,
         Step::Carry { .. } => TaskState::DriverInProgress,
-        Step::Transfer { .. } if now != Some(TaskState::Completing) => TaskState::DriverInProgress,
+        Step::MakePoint { .. } if now != Some(TaskState::Completing) => TaskState::DriverInProgress,
         Step::Mirror { last: false, .. } if now != Some(TaskState::Completing) => {
             TaskState::CopyingInProgress
         }

@@ -122,9 +122,10 @@ impl Run {
         };
         // Each side counts from its own end; the receiver knows what had arrived.
         let bytes = (received.bytes.max(sent.bytes), received.resumed_bytes);
-        let lost: Vec<String> = sent.remarks.into_iter().chain(received.remarks).collect();
-        self.keeps_metadata(&lost)?;
-        let mut remarks: Vec<String> = remark.into_iter().chain(lost).collect();
+        self.keeps_metadata(&received.lacks)?;
+        let mut remarks: Vec<String> = remark.into_iter().collect();
+        remarks.extend(sent.remarks);
+        remarks.extend(received.remarks);
         remarks.dedup();
         let remark = (!remarks.is_empty()).then(|| remarks.join("; "));
         // What users may read can be reached only once something whole has arrived.

@@ -170,7 +170,7 @@ impl Run {
             }
             Step::CreateReplica { instance } => {
                 let (backend, spec) = self.spec(&scene, *instance).await?;
-                let spec = super::migration::as_replica(spec);
+                let spec = super::migration::as_replica(spec, &backend);
                 let info = self.ask(&backend, CreateReplica { spec }).await?.into_inner();
                 Ok(served(*instance, info, &scene.share))
             }
@@ -478,12 +478,21 @@ impl Run {
         if is_active && (seen.role != Role::Active || seen.epoch < epoch) {
             let others = scene.family.instances.iter().any(|i| i.id != id && i.part == Part::Whole);
             // What a migration had fenced is given back as it was.
-            let promotion = if others || seen.role != Role::Fenced {
-                given_back(&seen, &backend)
-            } else {
-                Promotion::Planned { point: None }
+            let back = PromoteReplica { instance: id, epoch, promotion: given_back(&seen, &backend) };
+            let as_it_was = PromoteReplica { promotion: Promotion::Planned { point: None }, ..back.clone() };
+            let given = match seen.role {
+                Role::Fenced if !others => self.ask(&backend, as_it_was).await,
+                _ => self.ask(&backend, back.clone()).await,
             };
-            self.ask(&backend, PromoteReplica { instance: id, epoch, promotion }).await?;
+            match given {
+                // Drivers of before knew it of what does not replicate only.
+                Err(error)
+                    if !others && matches!(error.kind, ErrorKind::Conflict | ErrorKind::InvalidArgument) =>
+                {
+                    self.ask(&backend, back).await?;
+                }
+                other => drop(other?),
+            }
         } else if !is_active && seen.role == Role::Active {
             let to = if row.fenced { Demotion::Fenced } else { Demotion::Secondary };
             self.ask(&backend, DemoteReplica { instance: id, epoch, to }).await?;
