@@ -76,6 +76,15 @@ fn users_on_nfs_lose_no_acknowledged_record_in_a_planned_promotion() {
     for at in ["/mnt/good", "/mnt/copy", "/mnt/new"] {
         guest.run(&["umount", "-f", "-l", at]).unwrap();
     }
+    // Both sides written at once is nothing that ZFS can do.
+    let kind = site.api.create_type("both written", "writable", &[]).unwrap();
+    let refused = site.api.create_share(&kind, POOLS[0].1).unwrap();
+    site.api.settle();
+    assert_eq!(site.api.share(&refused).unwrap()["status"], "error");
+    let why = site.api.operations("kind=create_share&limit=1").unwrap()[0]["error"].to_string();
+    assert!(why.contains("writable"), "{why}");
+    site.api.delete_share(&refused).unwrap();
+    wait::until("it to be gone", || (site.api.shares().unwrap().len() == 1).then_some(()));
     audit::at_rest(&site);
     audit::removed(&site);
 }

@@ -1,4 +1,5 @@
-//! The power of one of two storage hosts is cut at each step of a sync, of a promotion and of a migration: of the source's and of the
+//! The power of one of two storage hosts is cut at each step of a sync, of a promotion, of the making of a replica and of a
+//! migration: of the source's and of the
 //! destination's, of the one with `tandemd` and of the one without. Everything comes to rest by itself, and what was
 //! acknowledged to a writer on NFS is kept.
 //!
@@ -30,10 +31,12 @@ const GIB: u64 = 1 << 30;
 const ADDRESS: &str = "192.0.2.101";
 
 /// What is asked for when the power goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 enum Deed {
     Sync,
     Promote,
+    /// Of a share without replicas, on the other host.
+    Create,
     /// Of a share without replicas, to the other host.
     Migrate,
 }
@@ -43,6 +46,7 @@ impl Deed {
         match self {
             Self::Sync => "sync",
             Self::Promote => "promote",
+            Self::Create => "create_replica",
             Self::Migrate => "migrate",
         }
     }
@@ -52,6 +56,7 @@ impl Deed {
         match self {
             Self::Sync => site.api.act(on, "resync").is_ok(),
             Self::Promote => site.api.act(on, "promote").is_ok(),
+            Self::Create => site.api.create_replica(on, POOLS[pool].1).is_ok(),
             Self::Migrate => {
                 let pools = site.api.get("v2/scheduler-stats/pools").unwrap_or_default();
                 let there = |p: &&serde_json::Value| p["backend"] == POOLS[pool].0;
@@ -89,7 +94,7 @@ struct Case {
 
 /// What strikes the other host, when it is the destination (the source is the first pool), and when it is the source. A
 /// short call that has not begun has changed as little as one before it that has ended.
-const CALLS: [(Deed, usize, &[&str]); 6] = [
+const CALLS: [(Deed, usize, &[&str]); 8] = [
     (Deed::Sync, 0, &["receive:start", "receive:end", "release_point:end"]),
     (
         Deed::Promote,
@@ -115,6 +120,12 @@ const CALLS: [(Deed, usize, &[&str]); 6] = [
             "update_access:end",
         ],
     ),
+    (
+        Deed::Create,
+        0,
+        &["create_replica:start", "create_replica:end", "update_access:end", "receive:start", "receive:end"],
+    ),
+    (Deed::Create, 1, &["make_point:end", "send:start", "send:end"]),
     (
         Deed::Migrate,
         0,
@@ -303,8 +314,9 @@ fn a_power_cut_of_either_host_at_any_step_is_recovered_from_and_loses_nothing() 
     turn(&site, &share, 1);
     turn(&site, &share, 0);
     let mut scripts: Vec<_> = [Deed::Sync, Deed::Promote].map(|deed| (deed, script(&site, deed))).into();
-    let (alone, followed): (Vec<Case>, Vec<Case>) =
-        (if long() { all(&scripts) } else { some() }).into_iter().partition(|c| c.deed == Deed::Migrate);
+    let created = (Deed::Create, script(&site, Deed::Create));
+    let (followed, alone): (Vec<Case>, Vec<Case>) =
+        (if long() { all(&scripts) } else { some() }).into_iter().partition(|c| c.deed < Deed::Create);
     for (number, case) in followed.iter().enumerate() {
         println!("-- {:?} from {}: {:?}", case.deed, POOLS[case.source].0, case.strike);
         let (active, secondary) = turn(&site, &share, case.source);
@@ -324,15 +336,12 @@ fn a_power_cut_of_either_host_at_any_step_is_recovered_from_and_loses_nothing() 
         audit::at_rest(&site);
     }
 
-    // What has no replica moves from one to the other.
-    let (_, secondary) = turn(&site, &share, 0);
-    site.api.delete_replica(&secondary).unwrap();
-    wait::until("the replica to be gone", || (site.api.replicas_of(&share).len() == 1).then_some(()));
-    site.api.settle();
+    // What has no replica gets one on the other host, or moves there.
+    alone_again(&site, &share, &turn(&site, &share, 0).1);
     for pool in [1, 0] {
         bring(&site, &share, pool);
     }
-    scripts.push((Deed::Migrate, script(&site, Deed::Migrate)));
+    scripts.extend([created, (Deed::Migrate, script(&site, Deed::Migrate))]);
     let near = if long() { all(&scripts[2..]) } else { Vec::new() };
     let near = near.into_iter().filter(|c| matches!(c.strike, Strike::Near(_)));
     for (number, case) in alone.into_iter().chain(near).enumerate() {
@@ -340,17 +349,42 @@ fn a_power_cut_of_either_host_at_any_step_is_recovered_from_and_loses_nothing() 
         let active = bring(&site, &share, case.source);
         site.fill(&active, "changing", 8);
         let before = site.contents(&active);
-        let writer = Writer::start(&site, &active, &format!("moved-{number}"));
+        let writer =
+            (case.deed == Deed::Migrate).then(|| Writer::start(&site, &active, &format!("moved-{number}")));
         strike(&site, &case, &scripts, &share);
         site.api.settle();
         let now = site.api.only_replica(&share, "active");
-        println!("   it is {}", if now == active { "where it was" } else { "where it was to go" });
-        writer.lost_nothing(&site, &now);
+        if let Some(writer) = writer {
+            println!("   it is {}", if now == active { "where it was" } else { "where it was to go" });
+            writer.lost_nothing(&site, &now);
+        } else {
+            created_or_not(&site, &share, case.source);
+        }
         assert_eq!(site.contents(&now), before, "what was there before is there");
         assert_eq!(site.api.share(&share).unwrap()["status"], "available");
         audit::at_rest(&site);
     }
     audit::removed(&site);
+}
+
+/// A replica that was being made follows, or is in error; either way it goes again.
+fn created_or_not(site: &Site, share: &str, source: usize) {
+    let following = |row: &serde_json::Value| row["replica_state"] != "active";
+    let row = site.api.replicas_of(share).into_iter().find(following).expect("its row stays");
+    if row["status"] == "available" {
+        assert_eq!(site.api.in_sync(share), [word(&row["id"])]);
+        audit::at_rest(site);
+    }
+    println!("   the replica is {}", row["status"]);
+    alone_again(site, share, &word(&row["id"]));
+    assert_eq!(word(&site.api.replicas_of(share)[0]["availability_zone"]), POOLS[source].1);
+}
+
+/// Removes the replica of a share.
+fn alone_again(site: &Site, share: &str, replica: &str) {
+    site.api.delete_replica(replica).unwrap();
+    wait::until("the replica to be gone", || (site.api.replicas_of(share).len() == 1).then_some(()));
+    site.api.settle();
 }
 
 /// Brings a share without replicas onto a pool.

@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 
-use common::{Backend, Pair, noise, transfer, write_mapped, zfs};
+use common::{Backend, Pair, noise, transfer, transfer_at, write_mapped, zfs};
 use libtest_mimic::{Arguments, Trial};
 use tandem_sdk::contract::*;
 
@@ -36,6 +36,8 @@ fn main() -> std::process::ExitCode {
         nobody_writes_beneath_a_mount,
         what_is_held_is_read_again_and_nothing_stays_mounted,
         blocks_reach_several_replicas_as_they_are,
+        a_stream_keeps_to_its_limit,
+        a_share_whose_snapshots_count_is_full_with_them,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -366,4 +368,52 @@ async fn blocks_reach_several_replicas_as_they_are() {
     }
     alpha.call(DeleteInstance { instance: active }).await.unwrap();
     assert_eq!(alpha.left(), Vec::<String>::new());
+}
+
+async fn a_stream_keeps_to_its_limit() {
+    let pair = Pair::new("limit", Style::Dr).await;
+    let second = 2 << 20;
+    fs::write(pair.alpha.folder(pair.active).join("noise"), noise(10, 6 << 20)).unwrap();
+    let point = pair.alpha.point(pair.active, 1).await;
+    let began = std::time::Instant::now();
+    let (from, to) = ((&pair.alpha, pair.active), (&pair.beta, pair.replica));
+    let (sent, received) = transfer_at(from, to, 1, &point, Some(second)).await;
+    assert!(received.unwrap().into_inner().verified);
+    // No load makes it faster.
+    let least = sent.unwrap().bytes / second - 1;
+    assert!(least >= 2 && began.elapsed().as_secs() >= least, "{:?}", began.elapsed());
+    pair.leaves_nothing().await;
+}
+
+async fn a_share_whose_snapshots_count_is_full_with_them() {
+    for (quota, fits) in [(Some("all"), false), (None, true)] {
+        let alpha = Backend::open("alpha", "quota", &[]).await;
+        let options = quota.map(|quota| ("quota".to_owned(), quota.into())).into_iter().collect();
+        let instance = InstanceId(uuid::Uuid::new_v4());
+        let spec = InstanceSpec {
+            instance,
+            resource: ResourceId(uuid::Uuid::new_v4()),
+            kind: ResourceKind::Share,
+            pool: "alpha".into(),
+            size_bytes: 24 << 20,
+            protocol: "NFS".into(),
+            epoch: Epoch(1),
+            replication: None,
+            options,
+        };
+        alpha.call(CreateInstance { spec }).await.unwrap();
+        let file = alpha.folder(instance).join("file");
+        let write = |seed| {
+            fs::write(&file, noise(seed, 14 << 20))?;
+            fs::File::open(&file)?.sync_all()
+        };
+        write(11).unwrap();
+        let snapshot = format!("{}@theirs", alpha.content(instance, 1));
+        zfs(&["snapshot", &snapshot]);
+        // The old content stays in the snapshot.
+        assert_eq!(write(12).is_ok(), fits, "quota={quota:?}");
+        zfs(&["destroy", &snapshot]);
+        alpha.call(DeleteInstance { instance }).await.unwrap();
+        assert_eq!(alpha.left(), Vec::<String>::new());
+    }
 }

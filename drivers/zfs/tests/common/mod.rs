@@ -294,6 +294,17 @@ pub async fn transfer(
     epoch: u64,
     point: &PointInfo,
 ) -> (Result<TransferReport>, Result<Outcome<TransferReport>>) {
+    transfer_at(from, to, epoch, point, None).await
+}
+
+/// The same with so many bytes a second at most.
+pub async fn transfer_at(
+    from: (&Backend, InstanceId),
+    to: (&Backend, InstanceId),
+    epoch: u64,
+    point: &PointInfo,
+    bandwidth: Option<u64>,
+) -> (Result<TransferReport>, Result<Outcome<TransferReport>>) {
     let (there, here) = (from.0.observe(from.1).await, to.0.observe(to.1).await);
     let common = there
         .points
@@ -310,7 +321,7 @@ pub async fn transfer(
             from: common.clone(),
             resume: None,
             format: format.clone(),
-            bandwidth: None,
+            bandwidth,
         },
     };
     let receive = Receive {
