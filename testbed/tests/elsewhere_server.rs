@@ -264,7 +264,10 @@ fn a_share_moves_to_another_host_and_back_through_kills() {
 
     // Both ends of the stream are killed while it runs.
     moving.start("gamma");
-    moving.until("migration_driver_in_progress");
+    wait::until("the first phase", || {
+        let task = moving.api.share(&moving.share).unwrap()["task_state"].to_string();
+        (task.contains("in_progress") || task.contains("phase1_done")).then_some(())
+    });
     moving.server.kill();
     moving.server.launch();
     far.kill();

@@ -81,6 +81,9 @@ impl Fake {
         let made = Point { id: point, fingerprint: fingerprint(&instance.data), data: instance.data.clone() };
         let info = made.info();
         instance.points.push(made);
+        if instance.role == Role::Fenced {
+            instance.whole = Some(info.clone());
+        }
         Ok(Outcome::Changed(info))
     }
 

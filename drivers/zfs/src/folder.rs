@@ -33,6 +33,14 @@ pub(crate) fn remove(path: &Path) -> Result<bool> {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => set_aside(path).map(|()| true),
+        // Nothing is reached by it, so that nobody is kept from anything by its staying.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            tracing::warn!(
+                path = %path.display(), error = %e,
+                "The folder of a share that is not mounted could not be removed; `chattr -i` lets it go."
+            );
+            Ok(false)
+        }
         Err(e) => Err(failed("remove", path, &e)),
     }
 }
@@ -91,6 +99,8 @@ mod tests {
             fs::write(share.join("lost"), format!("{turn}")).unwrap();
             if turn == 1 {
                 make(&share).unwrap();
+                seal(&share, false);
+                fs::set_permissions(&share, fs::Permissions::from_mode(0o700)).unwrap();
                 assert!(is_empty(&share).unwrap());
             }
             assert!(remove(&share).unwrap());

@@ -210,6 +210,9 @@ impl Inner {
         let ours = zfs
             && there.get("capabilities").and_then(|c| c.pointer(&format!("/extra/{SYSTEM}"))?.as_str())
                 == Some(&system());
+        if zfs && !ours {
+            self.means_the_same_elsewhere(cx, &source).await?;
+        }
         Ok(Compatibility {
             compatible: ours,
             writable: ours,
@@ -304,6 +307,20 @@ impl Inner {
             tool::zfs(cx, &dest.name, &["set", &format!("{property}={ours}"), &dest.name]).await?;
         }
         there.refresh(cx, dest).await
+    }
+
+    /// Streams carry no properties: a share with ACLs goes to another host where its share type says that they count there.
+    async fn means_the_same_elsewhere(&self, cx: &OpContext, source: &Image) -> Result<()> {
+        let name = &content(source)?.name;
+        let acls = tool::zfs(cx, name, &["get", "-Hp", "-o", "value", "acltype", name]).await?;
+        let acls = acls.trim();
+        if acls == "off" || source.meta.spec.options.contains_key("acltype") {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!(
+            "the share has `acltype` {acls}, which does not come along to another host, so that its ACLs might not count there; \
+             give it a share type with `zfs:acltype` = `{acls}` first"
+        )))
     }
 
     async fn is_there(&self, cx: &OpContext, dataset: &str) -> Result<bool> {

@@ -66,7 +66,13 @@ impl Inner {
         let id = image.meta.spec.instance;
         self.exporter.close(cx, &id.to_string(), &self.path(id)).await?;
         if !image.readonly {
-            self.write_back(cx, image).await?;
+            match self.write_back(cx, image).await {
+                // What is fenced must not be served, whatever its disks say.
+                Err(error) if image.meta.role != Role::Active && !cx.is_cancelled() => {
+                    tracing::warn!(instance = %id, %error, "What was written last could not be written back.");
+                }
+                other => other?,
+            }
             tool::zfs(cx, &image.name, &["set", "readonly=on", &image.name]).await?;
             image.readonly = true;
         }

@@ -139,7 +139,8 @@ pub fn run(case: &Case) -> Outcome {
         }
         life.idle().await;
         *counts.borrow_mut() = (life.stage().counts(), life.stage().verbs());
-        life.rest().await
+        life.rest().await?;
+        went(life, case, &scene).await
     });
     while rested.is_none() {
         rested = sim.life(async |life| life.rest().await);
@@ -148,6 +149,20 @@ pub fn run(case: &Case) -> Outcome {
     problems.extend(rested.and_then(Result::err).unwrap_or_default());
     let (counts, verbs) = counts.into_inner();
     Outcome { counts, verbs, problems, trace: sim.stage.trace() }
+}
+
+/// An undisturbed migration comes to where it was to go.
+async fn went(life: &Life<'_>, case: &Case, scene: &Scene) -> Result<(), Vec<String>> {
+    let moves = match case.kind {
+        Kind::Migrate => true,
+        Kind::MigrateByPoints => case.transport != Transport::Storage,
+        _ => false,
+    };
+    let Some(share) = scene.share.filter(|_| moves && case.fault.is_none()) else { return Ok(()) };
+    match life.active(share).await {
+        (_, site) if site == SITES[1] => Ok(()),
+        (_, site) => Err(vec![format!("an undisturbed migration left the share on {site}")]),
+    }
 }
 
 async fn prepare(life: &Life<'_>, case: &Case) -> Scene {

@@ -177,7 +177,7 @@ async fn a_cancel_is_taken_in_every_state_that_is_not_the_last() {
         match verb {
             "" => {}
             // Which way to go is found out before there is anything to cancel.
-            "migration_check_compatibility" => server.meet(verb, What::Delay { ms: 1000 }),
+            "migration_check_compatibility" => server.meet(verb, What::Delay { ms: 4000 }),
             _ => server.meet(verb, What::WaitForCancel),
         }
         assert_eq!(server.act(&share, &start(BETA, &[])).await.0, 202, "{state}");
@@ -211,7 +211,8 @@ async fn a_failure_is_never_a_hundred_percent() {
     for verb in ["prepare_destination", "migration_start", "migration_continue", "migration_complete"] {
         server.meet(verb, What::Fail { error: "conflict".into() });
         // The promise rules out that it goes on another way.
-        assert_eq!(server.act(&share, &start(BETA, &[("writable", json!(true))])).await.0, 202, "{verb}");
+        let wanted = [("preserve_snapshots", json!(true))];
+        assert_eq!(server.act(&share, &start(BETA, &wanted)).await.0, 202, "{verb}");
         if verb == "migration_complete" {
             server.until_task(&share, "migration_driver_phase1_done").await;
             assert_eq!(server.progress(&share).await["total_progress"], 100, "the first phase is done");

@@ -124,7 +124,7 @@ impl Core {
 
     /// How long it takes to carry so much, at the limit that is set or at a usual speed.
     fn seconds_for(&self, bytes: u64) -> u64 {
-        bytes.div_ceil(self.settings.bandwidth.unwrap_or(USUAL_SPEED)).max(1)
+        bytes.div_ceil(self.settings.bandwidth.filter(|limit| *limit > 0).unwrap_or(USUAL_SPEED)).max(1)
     }
 
     /// What an instance holds, where its storage can tell.

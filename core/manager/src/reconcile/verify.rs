@@ -101,15 +101,22 @@ async fn due(core: &SharedCore, interval: Duration) -> Result<Vec<(Timestamp, In
 /// When it was last known to hold what it should, or its check came to another end: what that found is told, and is not
 /// read again before its time.
 fn since(row: &Instance) -> Timestamp {
-    let known = row.checked.as_ref().map(|c| c.at).or(row.launched_at).unwrap_or(row.created_at);
-    row.tried_at.map_or(known, |tried| tried.max(known))
+    row.tried_at.map_or(known(row), |tried| tried.max(known(row)))
 }
 
-/// Whether the schedule should have checked a follower by now and never came to it, for two intervals.
+/// When it was last known to hold what it should.
+fn known(row: &Instance) -> Timestamp {
+    row.checked.as_ref().map(|c| c.at).or(row.launched_at).unwrap_or(row.created_at)
+}
+
+/// Whether no check of a follower has come to a good end for two intervals.
 pub(crate) fn is_overdue(core: &Core, row: &Instance, active: &Instance) -> bool {
     let capabilities = |row| core.backends.capabilities_of(row);
     let alike = capabilities(active).zip(capabilities(row)).and_then(|(a, b)| common_form(&a, &b)).is_some();
-    alike && core.settings.verify.interval.is_some_and(|interval| is_due(core, row, interval * 2))
+    let overdue = |interval: Duration| {
+        follows(row) && row.damage.is_none() && known(row).plus(interval * 2) <= core.clock.now()
+    };
+    alike && core.settings.verify.interval.is_some_and(overdue)
 }
 
 fn is_due(core: &Core, row: &Instance, interval: Duration) -> bool {

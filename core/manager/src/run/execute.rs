@@ -282,8 +282,13 @@ impl Run {
             | Step::Withdraw { .. } => 4,
             // A cut link is no reason to carry everything once more; while users wait it is one to give them the share back.
             Step::MakePoint { .. } | Step::Transfer { .. } if self.migrates() => {
-                let waits = |s: &Step| matches!(s, Step::Quiesce { .. } | Step::Cast { .. });
-                if self.state.steps[..self.state.next].iter().any(waits) { 4 } else { HALF_AN_HOUR }
+                let holds = |s: &Step| match s {
+                    Step::Quiesce { .. } => Some(true),
+                    Step::Cast { read_only, .. } => Some(*read_only),
+                    _ => None,
+                };
+                let wait = self.state.steps[..self.state.next].iter().rev().find_map(holds);
+                if wait == Some(true) { 4 } else { HALF_AN_HOUR }
             }
             _ => 2,
         }

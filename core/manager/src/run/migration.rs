@@ -235,13 +235,17 @@ impl Run {
         Ok(Done { bytes: Some(carried), ..Done::nothing() })
     }
 
-    /// What follows where the driver's attempt fails in its first phase: a copy from host to host, unless the request wants
-    /// what only the driver can, or the copy would fail for the same reason.
+    /// What follows where the driver's attempt fails in its first phase: points, or a copy from host to host, unless the request
+    /// wants what only the driver can, the driver refuses, or the other way would fail for the same reason.
     pub(super) async fn another_way(&self, step: &Step, error: &Error) -> Option<Vec<Step>> {
         use ErrorKind as K;
         let Intent::Migrate { source, destination, request } = self.intent() else { return None };
         let attempt = matches!(step, Step::Prepare { .. } | Step::Assist { .. } | Step::Carry { .. });
-        let hopeless = matches!(error.kind, K::Cancelled | K::OutOfSpace | K::StaleEpoch);
+        // What the driver refuses at its start is no accident, and is not done behind its back.
+        let refused = matches!(step, Step::Assist { .. })
+            && (matches!(error.kind, K::Conflict | K::Unsupported | K::InvalidArgument)
+                || error.retry == Retry::AfterOperator);
+        let hopeless = refused || matches!(error.kind, K::Cancelled | K::OutOfSpace | K::StaleEpoch);
         if !attempt || hopeless || !self.state.started || self.state.undoing() || self.cancelled() {
             return None;
         }

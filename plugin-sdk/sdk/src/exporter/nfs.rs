@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tandem_contract::{Error, InstanceId, Result};
 
@@ -19,6 +20,9 @@ use crate::command::Command;
 const EXPORTS_D: &str = "/etc/exports.d";
 /// How often a call of exportfs is tried that another one got in the way of.
 const TRIES: u32 = 10;
+/// How often a flush looks whether the second of the last one is over, and between two looks.
+const FLUSH_TRIES: u32 = 100;
+const FLUSH_PAUSE: Duration = Duration::from_millis(100);
 /// Clients of one call of exportfs.
 const AT_ONCE: usize = 64;
 
@@ -163,9 +167,25 @@ pub(super) async fn close(nfs: &NfsSettings, cx: &OpContext, name: &str, path: &
     Ok(open)
 }
 
-/// The server forgets what it has looked up, and asks again.
+/// The server forgets what it has looked up, and asks again. The kernel tells flushes apart by the second: one that comes within
+/// that of another only puts off the clean-up of both (`cache_clean` in net/sunrpc/cache.c), so that what was looked up keeps its
+/// mount for as long as flushes come faster than that. Hence the wait.
 pub(super) async fn flush(nfs: &NfsSettings, cx: &OpContext) -> Result<()> {
+    for _ in 0..FLUSH_TRIES {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if flushed_at() < now {
+            break;
+        }
+        cx.sleep(FLUSH_PAUSE).await?;
+    }
     exportfs(nfs, cx, ["-f".to_owned()].into_iter()).await
+}
+
+/// The last second whose entries a flush has given up; it may lie ahead.
+fn flushed_at() -> u64 {
+    let of =
+        |table: &str| fs::read_to_string(format!("/proc/net/rpc/{table}/flush")).ok()?.trim().parse().ok();
+    ["nfsd.export", "nfsd.fh"].into_iter().filter_map(of).max().unwrap_or(0)
 }
 
 async fn unexport(nfs: &NfsSettings, cx: &OpContext, path: &Path, clients: BTreeSet<String>) -> Result<()> {
