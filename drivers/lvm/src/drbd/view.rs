@@ -19,7 +19,7 @@ use super::status::Status;
 use crate::image::Image;
 use crate::meta::MARK;
 use crate::mount::{self, Mounted};
-use crate::report::Volume;
+use crate::report::{State, Volume};
 use crate::{Inner, names};
 
 /// When a snapshot was made.
@@ -59,7 +59,9 @@ impl Inner {
             return Ok(None);
         }
         let shown = self.shown(image);
-        let left = image.views.iter().flatten().count() > usize::from(shown.is_some());
+        // A command that was cut leaves the volume suspended, at which the active side's writers wait too.
+        let asleep = image.volume.state == State::Suspended;
+        let left = asleep || image.views.iter().flatten().count() > usize::from(shown.is_some());
         let is_young = || shown.is_some_and(|slot| !self.is_old(image, slot));
         if !left && (!image.meta.is_shown() || is_young()) {
             return Ok(None);
@@ -72,6 +74,7 @@ impl Inner {
             Err(e) => return Err(e),
         };
         let image = &mut locked.image;
+        self.wake(cx, image).await?;
         let done =
             if image.meta.is_shown() { self.show(cx, image).await } else { self.hide(cx, image).await };
         match done {
@@ -175,6 +178,8 @@ impl Inner {
     }
 
     async fn make_view(&self, cx: &OpContext, image: &Image, slot: usize) -> Result<()> {
+        // It takes room as the share goes on being written.
+        self.ready_pool(cx).await?;
         let id = image.meta.birth.instance;
         let (name, at, origin) = (names::view_of(id, slot), format!("{AT}{}", now()), self.of(id));
         let words = [
