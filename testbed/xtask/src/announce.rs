@@ -56,14 +56,17 @@ fn ready(address: &str) -> bool {
     ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 
+/// No text of the README's.
+const MARK: &str = "\u{1}";
+
 /// The README's own lines, with the address and folder of this server.
 fn words(address: &str, state: &str) -> String {
     let lines = next_lines(include_str!("../../../README.md"));
     let plain = state.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
     let word = if plain { state.to_string() } else { format!("'{}'", state.replace('\'', "'\\''")) };
-    // Within the README's quotes as it is, elsewhere a word of its own.
-    let lines =
-        lines.replace("127.0.0.1:8786", address).replace("$PWD/.tandem", state).replace(".tandem", &word);
+    // Within the README's quotes as it is, elsewhere a word of its own; by the way of a mark, since it may bear that name itself.
+    let lines = lines.replace("127.0.0.1:8786", address).replace("$PWD/.tandem", MARK);
+    let lines = lines.replace(".tandem", &word).replace(MARK, state);
     format!(
         "\nTandem serves http://{address}; its state is in {state}. Ctrl-C stops it.\n\
          In a second terminal, type:\n\n{lines}\n"
@@ -94,5 +97,8 @@ mod tests {
         assert!(!words.contains("8786") && !words.contains(".tandem"), "{words}");
         let words = super::words("127.0.0.1:9999", "/a folder");
         assert!(words.contains(" '/a folder'/client") && words.contains("\"/a folder/client/bin"), "{words}");
+        let words = super::words("127.0.0.1:8786", "/clone/.tandem");
+        let path = "export PATH=\"/clone/.tandem/client/bin:/clone/.tandem/bin:$PATH\"";
+        assert!(words.contains(path) && words.contains("/clone/.tandem/client/bin/pip install"), "{words}");
     }
 }
