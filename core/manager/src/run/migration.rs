@@ -243,8 +243,7 @@ impl Run {
         let attempt = matches!(step, Step::Prepare { .. } | Step::Assist { .. } | Step::Carry { .. });
         // What the driver refuses at its start is no accident, and is not done behind its back.
         let refused = matches!(step, Step::Assist { .. })
-            && (matches!(error.kind, K::Conflict | K::Unsupported | K::InvalidArgument)
-                || error.retry == Retry::AfterOperator);
+            && matches!(error.kind, K::Conflict | K::Unsupported | K::InvalidArgument);
         let hopeless = refused || matches!(error.kind, K::Cancelled | K::OutOfSpace | K::StaleEpoch);
         if !attempt || hopeless || !self.state.started || self.state.undoing() || self.cancelled() {
             return None;
