@@ -172,6 +172,7 @@ impl Inner {
             None => 1,
         };
         let snapshot = format!("{}@{}", version.name, names::of_move(to, number));
+        self.replay(cx, source).await?;
         tool::kernel(cx, "snapshot", &snapshot, |snapshot| {
             tolerate(lzc::snapshot(snapshot), error::EEXIST)?;
             tolerate(lzc::hold(snapshot, names::HOLD), error::EEXIST)

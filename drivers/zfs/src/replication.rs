@@ -46,6 +46,8 @@ impl Quiescable for Zfs {
         let image = &mut locked.image;
         image.meta.see(call.epoch)?;
         image.meta.require_active("its writers are not held back")?;
+        // Before it is read-only: after a power cut nothing else would bring back what had been acknowledged.
+        self.inner.replay(cx, image).await?;
         let was = image.meta.quiesced;
         if let Some(seconds) = call.wait_seconds.filter(|_| !was) {
             // Users are given this time to come to an end by themselves.

@@ -96,6 +96,7 @@ impl Inner {
             }
             Some(_) => false,
             None => {
+                self.replay(cx, image).await?;
                 tool::kernel(cx, "snapshot", &snapshot, lzc::snapshot).await?;
                 true
             }

@@ -14,6 +14,7 @@ use tandem_sdk::contract::{ContentFingerprint, Progress, ReadFingerprint};
 use tandem_sdk::mirror::{self, Control, FINGERPRINT_SCHEME, Recorded, Skipped, Tree};
 use tandem_sdk::{Error, OpContext, Result, Retry, Verifiable};
 
+use crate::image::Image;
 use crate::{Inner, Zfs, tool};
 
 impl Verifiable for Zfs {
@@ -69,9 +70,26 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// What was acknowledged before a power cut lies in the dataset's intent log until it is mounted again; without that a
+    /// snapshot lacks it.
+    pub(crate) async fn replay(&self, cx: &OpContext, image: &Image) -> Result<()> {
+        let Some(current) = image.current().filter(|_| !self.is_reachable(image)) else { return Ok(()) };
+        let name = current.name.clone();
+        tool::alive(&name)?;
+        // Writable, where the dataset is: read-only, the log waits on.
+        cx.blocking(move |_| opened(&name, mount(&name, false)).map(drop)).await
+    }
+}
+
 /// A snapshot's root, to which no path leads.
 fn aside(snapshot: &str) -> Result<Tree> {
-    let root = mount(snapshot).map_err(|errno| match errno {
+    let root = opened(snapshot, mount(snapshot, true))?;
+    Tree::at(root).map_err(|e| Error::unavailable(format!("`{snapshot}` could not be opened: {e}")))
+}
+
+fn opened(snapshot: &str, root: rustix::io::Result<OwnedFd>) -> Result<OwnedFd> {
+    root.map_err(|errno| match errno {
         Errno::ACCESS => Error::conflict(format!(
             "`{snapshot}` cannot be read: its encryption key is not loaded; load it with `zfs load-key`, or give the back \
              end a `key_location`"
@@ -82,18 +100,20 @@ fn aside(snapshot: &str) -> Result<Tree> {
             Error::unsupported("content checks of ZFS need Linux 5.2 or newer, which can read a snapshot aside")
         }
         errno => Error::unavailable(format!("`{snapshot}` could not be opened: {errno}")),
-    })?;
-    Tree::at(root).map_err(|e| Error::unavailable(format!("`{snapshot}` could not be opened: {e}")))
+    })
 }
 
-fn mount(snapshot: &str) -> rustix::io::Result<OwnedFd> {
+/// Mounts a dataset or snapshot where no path leads.
+fn mount(name: &str, read_only: bool) -> rustix::io::Result<OwnedFd> {
     let context = fsopen("zfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "source", snapshot)?;
-    fsconfig_set_flag(&context, "ro")?;
+    fsconfig_set_string(&context, "source", name)?;
+    if read_only {
+        fsconfig_set_flag(&context, "ro")?;
+    }
     fsconfig_create(&context)?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NODEV
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
