@@ -13,7 +13,7 @@ impl Inner {
         if !version.encrypted {
             return Ok(());
         }
-        let root = property(cx, "encryptionroot", &version.name).await?;
+        let root = tool::property(cx, "encryptionroot", &version.name).await?;
         let mut last = None;
         for location in self.locations(cx, there, source).await? {
             // Only tried: it is loaded already.
@@ -63,16 +63,11 @@ impl Inner {
 
     /// Files that may hold the key of a share at its destination: what that back end says, and where the source's came from.
     async fn locations(&self, cx: &OpContext, there: &Self, source: &Image) -> Result<Vec<String>> {
-        let root = property(cx, "encryptionroot", &content(source)?.name).await?;
-        let ours = property(cx, "keylocation", &root).await?;
+        let root = tool::property(cx, "encryptionroot", &content(source)?.name).await?;
+        let ours = tool::property(cx, "keylocation", &root).await?;
         let ours = Some(ours).filter(|location| location.starts_with("file:///"));
         let mut all: Vec<String> = there.config.key_location.clone().into_iter().chain(ours).collect();
         all.dedup();
         Ok(all)
     }
-}
-
-async fn property(cx: &OpContext, property: &str, of: &str) -> Result<String> {
-    let text = tool::zfs(cx, of, &["get", "-Hp", "-o", "value", property, of]).await?;
-    Ok(text.trim().to_owned())
 }

@@ -12,6 +12,7 @@
 //! ```
 
 mod apart;
+mod aside;
 mod carry;
 mod config;
 mod error;

@@ -289,9 +289,8 @@ impl Inner {
         dest: &mut Image,
     ) -> Result<()> {
         for property in MEANING {
-            let get = async |of: &str| tool::zfs(cx, of, &["get", "-Hp", "-o", "value", property, of]).await;
-            let (ours, theirs) = (get(&content(source)?.name).await?, get(&dest.name).await?);
-            let (ours, theirs) = (ours.trim(), theirs.trim());
+            let ours = tool::property(cx, property, &content(source)?.name).await?;
+            let theirs = tool::property(cx, property, &dest.name).await?;
             if ours == theirs || ours == "off" {
                 continue;
             }
@@ -311,9 +310,7 @@ impl Inner {
 
     /// Streams carry no properties: a share with ACLs goes to another host where its share type says that they count there.
     async fn means_the_same_elsewhere(&self, cx: &OpContext, source: &Image) -> Result<()> {
-        let name = &content(source)?.name;
-        let acls = tool::zfs(cx, name, &["get", "-Hp", "-o", "value", "acltype", name]).await?;
-        let acls = acls.trim();
+        let acls = tool::property(cx, "acltype", &content(source)?.name).await?;
         if acls == "off" || source.meta.spec.options.contains_key("acltype") {
             return Ok(());
         }

@@ -216,9 +216,8 @@ impl Inner {
             return Ok(version.written);
         }
         let property = format!("written@{}", crate::names::of_point(moment.point));
-        let args = ["get", "-Hp", "-o", "value", &property, &version.name];
-        let text = tool::zfs(cx, &version.name, &args).await?;
-        text.trim().parse().map_err(|_| Error::bug(format!("`zfs get {property}` printed `{}`", text.trim())))
+        let text = tool::property(cx, &property, &version.name).await?;
+        text.parse().map_err(|_| Error::bug(format!("`zfs get {property}` printed `{text}`")))
     }
 }
 

@@ -31,6 +31,12 @@ pub(crate) async fn zfs(cx: &OpContext, dataset: &str, args: &[&str]) -> Result<
     String::from_utf8(ended.output.stdout).map_err(|_| Error::bug("`zfs` printed something that is no UTF-8"))
 }
 
+/// A property of a dataset or snapshot, as it is now: exact, without the line's end.
+pub(crate) async fn property(cx: &OpContext, property: &str, of: &str) -> Result<String> {
+    let text = zfs(cx, of, &["get", "-Hp", "-o", "value", property, of]).await?;
+    Ok(text.trim().to_owned())
+}
+
 /// Fails while the pool is away or has stopped: calls to a stopped pool would wait for ever. Costs one small file.
 pub(crate) fn alive(dataset: &str) -> Result<()> {
     let pool = pool_of(dataset);

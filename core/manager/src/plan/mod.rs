@@ -15,7 +15,9 @@ pub(crate) mod tests;
 mod world;
 
 pub(crate) use migration::{Approach, approach, instead};
-pub(crate) use world::{Link, Sides, World, by_storage, common_form, common_format, newest_common};
+pub(crate) use world::{
+    Link, Sides, World, by_storage, can_quiesce, common_form, common_format, newest_common,
+};
 
 /// One step of an operation. Every step may be taken again after a crash: its executor looks first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -72,7 +72,7 @@ impl World<'_> {
     }
 
     pub fn can_quiesce(&self, id: InstanceId) -> bool {
-        self.capabilities.get(&id).and_then(|c| c.replication.as_ref()).is_some_and(|r| r.quiesce)
+        self.capabilities.get(&id).is_some_and(can_quiesce)
     }
 
     /// What was seen of an instance; `None` when it is away or not there.
@@ -107,6 +107,11 @@ pub(crate) fn newest_common(source: &Observation, dest: &Observation) -> Option<
 /// Whether storage of this kind replicates by itself.
 pub(crate) fn by_storage(capabilities: &Capabilities) -> bool {
     capabilities.replication.as_ref().is_some_and(|r| matches!(r.transport, Transport::Storage { .. }))
+}
+
+/// Whether its driver can hold writers back.
+pub(crate) fn can_quiesce(capabilities: &Capabilities) -> bool {
+    capabilities.replication.as_ref().is_some_and(|r| r.quiesce)
 }
 
 /// A form of fingerprints that both drivers take.

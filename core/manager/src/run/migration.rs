@@ -24,7 +24,7 @@ use crate::model::{
     Counted, InstanceStatus, Intent, MigrationRequest, Part, RuleState, ShareType, TaskState,
 };
 use crate::oplog::{Effect, Ending};
-use crate::plan::{Sides, Step, common_format};
+use crate::plan::{Sides, Step, can_quiesce, common_format};
 use crate::store::Family;
 
 /// Between two rounds of a driver's first phase.
@@ -468,11 +468,10 @@ impl Run {
         let here = self.core.backends.of(from).await?;
         let verb = UpdateReplicaState { instance: source, epoch: scene.share.epoch };
         let report = self.walking(&here, verb).await?;
-        let quiesces = here.capabilities().replication.as_ref().is_some_and(|r| r.quiesce);
         let carried = to.point.as_ref().map(|p| p.info.id);
         let more = report.newest_point.is_some_and(|newest| Some(newest.id) != carried);
         // Only where writers were held back for certain may it be left open.
-        if more || report.changed_since_point.unwrap_or(!quiesces) {
+        if more || report.changed_since_point.unwrap_or(!can_quiesce(here.capabilities())) {
             return Err(Error::conflict(
                 "the source was written to although writers were held back; stop what has a file of it open, and migrate again",
             ));

@@ -1,0 +1,66 @@
+//! Datasets and snapshots mounted where no path leads: the kernel hands out the root, and lets it go with the last open file,
+//! however a call or this process ends.
+
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen,
+};
+use tandem_sdk::{Error, OpContext, Result, Retry};
+
+use crate::image::Image;
+use crate::{Inner, tool};
+
+impl Inner {
+    /// What was acknowledged before a power cut lies in the dataset's intent log until it is mounted again; without that a
+    /// snapshot lacks it.
+    pub(crate) async fn replay(&self, cx: &OpContext, image: &Image) -> Result<()> {
+        let Some(current) = image.current().filter(|_| !self.is_reachable(image)) else { return Ok(()) };
+        let name = current.name.clone();
+        tool::alive(&name)?;
+        // Writable, where the dataset is: read-only, the log waits on.
+        cx.blocking(move |_| writable(&name).map(drop)).await
+    }
+}
+
+/// The root of a snapshot.
+pub(crate) fn read_only(snapshot: &str) -> Result<OwnedFd> {
+    mount(snapshot, true).map_err(|errno| failed(snapshot, errno))
+}
+
+fn writable(dataset: &str) -> Result<OwnedFd> {
+    mount(dataset, false).map_err(|errno| failed(dataset, errno))
+}
+
+fn failed(name: &str, errno: Errno) -> Error {
+    match errno {
+        Errno::ACCESS => Error::conflict(format!(
+            "`{name}` cannot be read: its encryption key is not loaded; load it with `zfs load-key`, or give the back \
+             end a `key_location`"
+        ))
+        .retry(Retry::AfterOperator),
+        Errno::NOENT => Error::not_found(format!("`{name}` is gone")),
+        Errno::NOSYS => Error::unsupported(format!(
+            "`{name}` cannot be read aside, which needs Linux 5.2 or newer: content checks do, and points of a share \
+             that is not mounted"
+        )),
+        errno => Error::unavailable(format!("`{name}` could not be opened: {errno}")),
+    }
+}
+
+/// Mounts a dataset or snapshot where no path leads.
+fn mount(name: &str, read_only: bool) -> rustix::io::Result<OwnedFd> {
+    let context = fsopen("zfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", name)?;
+    if read_only {
+        fsconfig_set_flag(&context, "ro")?;
+    }
+    fsconfig_create(&context)?;
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
