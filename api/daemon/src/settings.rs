@@ -381,6 +381,9 @@ impl Settings {
                 return Err(format!("manager.{key} must be at least 1."));
             }
         }
+        if manager.bandwidth == Some(0) {
+            return Err("manager.bandwidth must be at least 1; without the key nothing limits it.".into());
+        }
         if self.verify.concurrent == 0 || self.verify.bandwidth == Some(0) {
             return Err("verify.concurrent and verify.bandwidth must be at least 1; verify.interval = \"off\" makes no checks."
                 .into());
