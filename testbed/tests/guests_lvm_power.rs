@@ -164,9 +164,7 @@ impl House {
     }
 
     fn lvm(&self, argv: &[&str]) -> String {
-        let output = self.guest.output(&Command::new(argv).env("LVM_SYSTEM_DIR", lvm::SYSTEM)).unwrap();
-        assert_eq!(output.status, 0, "{argv:?}: {}", output.stderr_text());
-        output.stdout_text()
+        lvm::run(&*self.guest, argv).unwrap()
     }
 
     /// A share at rest, its id.

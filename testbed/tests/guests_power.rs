@@ -3,9 +3,7 @@
 //! destination's, of the one with `tandemd` and of the one without. Everything comes to rest by itself, and what was
 //! acknowledged to a writer on NFS is kept.
 //!
-//! The moments are exact. The host with the server is cut once the server has killed itself at a logged event
-//! (`TANDEM_KILL_AT`), the other once its driver host has stopped itself at the start or the end of a driver's call
-//! (`TANDEM_STOP_AT`), or once the cable was cut in the midst of a stream. `TANDEM_LONG=1` takes them all.
+//! The moments are exact: those of `Strike`. `TANDEM_LONG=1` takes them all.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,21 +12,14 @@
     reason = "a panic is a failed test with its reason"
 )]
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
 use serde_json::json;
-use tandem_guests::host::Event;
-use tandem_guests::{Host, Link, nfs};
 use tandem_testbed::api::word;
 use tandem_testbed::chance::long;
-use tandem_testbed::kill::matrix::events;
+use tandem_testbed::site::power::{Strike, Struck};
+use tandem_testbed::site::users::{ADDRESS, Writer};
 use tandem_testbed::site::{Exports, POOLS, Site, audit};
-use tandem_testbed::wait;
 
 const GIB: u64 = 1 << 30;
-const ADDRESS: &str = "192.0.2.101";
 
 /// What is asked for when the power goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
@@ -71,17 +62,6 @@ impl Deed {
             }
         }
     }
-}
-
-/// Whose power goes, and when.
-#[derive(Clone, Debug)]
-enum Strike {
-    /// That of the server's host, once this event of the operation is durable.
-    Near(String),
-    /// That of the other host, at this moment of a driver's call.
-    Far(String),
-    /// That of the other host, in the midst of a stream.
-    FarAmid,
 }
 
 /// A promotion or a sync from one of the pools, and what strikes it.
@@ -172,133 +152,19 @@ fn all(scripts: &[(Deed, Vec<String>)]) -> Vec<Case> {
         cases.extend(strikes.chain([Strike::FarAmid]).map(|strike| Case { deed, source, strike }));
     }
     for (deed, script) in scripts {
-        // Of steps of one name the first.
-        let steps: BTreeSet<&String> = script.iter().filter(|e| e.starts_with("step_done")).collect();
-        let strikes = steps.into_iter().map(|event| Strike::Near(event.clone()));
+        let strikes = Strike::steps(script).into_iter().map(|event| Strike::Near(event.clone()));
         let both = strikes.flat_map(|strike| [0, 1].map(|source| (source, strike.clone())));
         cases.extend(both.map(|(source, strike)| Case { deed: *deed, source, strike }));
     }
     cases
 }
 
-/// Someone who writes records over NFS, each acknowledged before the next.
-struct Writer {
-    file: String,
-    said: Arc<Mutex<Vec<u8>>>,
-    listening: std::thread::JoinHandle<()>,
-}
-
-impl Writer {
-    fn start(site: &Site, active: &str, file: &str) -> Self {
-        let guest = &*site.guest;
-        if !guest.succeeds(&["ip", "netns", "pids", "user"]).unwrap() {
-            nfs::Client::create(guest, "user", ADDRESS).unwrap();
-        }
-        let user = nfs::Client::known("user", ADDRESS);
-        site.mount(&user, active, "/mnt/user");
-        let program = tandem_guests::forward::PROGRAM;
-        let argv = user.command(&[program, "records", &format!("/mnt/user/{file}")]);
-        let running = guest.spawn(&argv).unwrap();
-        let said = Arc::<Mutex<Vec<u8>>>::default();
-        let heard = Arc::clone(&said);
-        let listening = std::thread::spawn(move || {
-            while let Ok(event) = running.next(Duration::from_secs(600)) {
-                match event {
-                    Some(Event::Output(bytes)) => heard.lock().unwrap().extend(bytes),
-                    Some(Event::Error(_)) | None => {}
-                    Some(Event::Ended(_) | Event::Refused(_)) => break,
-                }
-            }
-        });
-        let writer = Self { file: file.to_owned(), said, listening };
-        wait::until("some records", || (writer.acknowledged().len() > 20).then_some(()));
-        writer
-    }
-
-    /// What was acknowledged so far; a number that was cut in the middle is not a line.
-    fn acknowledged(&self) -> BTreeSet<u64> {
-        let said = String::from_utf8(self.said.lock().unwrap().clone()).unwrap();
-        said.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.parse().ok()).collect()
-    }
-
-    /// Ends it; what it was promised must be on the active replica.
-    fn lost_nothing(self, site: &Site, active: &str) {
-        let _ = site.guest.succeeds(&["pkill", "-KILL", "-f", "records /mnt/user"]).unwrap();
-        let _ = site.guest.succeeds(&["umount", "-f", "-l", "/mnt/user"]).unwrap();
-        let promised = self.acknowledged();
-        self.listening.join().unwrap();
-        let file = format!("{}/{}", site.path(active), self.file);
-        let kept = site.guest_with(active).run(&["cat", &file]).unwrap();
-        let kept: BTreeSet<u64> = kept.lines().filter_map(|line| line.parse().ok()).collect();
-        let lost: Vec<&u64> = promised.difference(&kept).collect();
-        assert!(lost.is_empty(), "of {} acknowledged records these are lost: {lost:?}", promised.len());
-        println!("   {} records were acknowledged, none is lost", promised.len());
-        site.guest_with(active).run(&["rm", &file]).unwrap();
-    }
-}
-
-/// The active replica, and the one that follows it.
-fn roles(site: &Site, share: &str) -> (String, String) {
-    let secondary = site.api.in_sync(share).pop().expect("a replica");
-    (site.api.only_replica(share, "active"), secondary)
-}
-
-/// Brings the active replica onto a pool.
-fn turn(site: &Site, share: &str, pool: usize) -> (String, String) {
-    let (active, secondary) = roles(site, share);
-    let rows = site.api.replicas_of(share);
-    let zone =
-        rows.iter().find(|row| row["id"] == active.as_str()).map(|row| word(&row["availability_zone"]));
-    if zone.as_deref() == Some(POOLS[pool].1) {
-        return (active, secondary);
-    }
-    site.api.act(&secondary, "promote").unwrap();
-    site.api.settle();
-    assert_eq!(site.api.only_replica(share, "active"), secondary, "an undisturbed promotion");
-    roles(site, share)
-}
-
-/// The events of the newest operation of a kind.
-fn script(site: &Site, deed: Deed) -> Vec<String> {
-    let done = site.api.operations(&format!("kind={}&status=done&limit=1", deed.word())).unwrap();
-    let op = site.api.operation(&word(&done[0]["id"])).unwrap();
-    events(&op)
-}
-
-/// Cuts the power, and switches it on again.
+/// Strikes it.
 fn strike(site: &Site, case: &Case, scripts: &[(Deed, Vec<String>)], on: &str) {
-    let act = || case.deed.ask(site, on, 1 - case.source);
-    match &case.strike {
-        Strike::Far(moment) => {
-            site.stop_far_at(moment);
-            assert!(act());
-            site.far_stops();
-            site.cut_far();
-            site.boot_far();
-        }
-        Strike::FarAmid => {
-            let from = if case.source == 0 { &site.guest } else { site.far() };
-            site.cut_after(from, 3 << 20, || assert!(act()));
-            site.cut_far();
-            site.cable(Link::GOOD);
-            site.boot_far();
-        }
-        Strike::Near(event) => {
-            let (_, script) = scripts.iter().find(|(deed, _)| *deed == case.deed).unwrap();
-            let number = 1 + script.iter().position(|e| e == event).expect("an event of the operation");
-            site.kill();
-            let at = format!("{}:{number}:after", case.deed.word());
-            site.spawn(&[("TANDEM_KILL_AT", &at)]);
-            // A sync of the schedule may be the one that is struck.
-            let up = || site.api.get("v1/status").ok().filter(|s| s["status"]["backends"]["down"] == 0);
-            wait::until("the server", || (site.is_dead() || up().is_some()).then_some(()));
-            let _ = act();
-            site.dies();
-            site.cut_power();
-            site.boot();
-        }
-    }
-    site.api.backends_are_up();
+    let script = scripts.iter().find(|(deed, _)| *deed == case.deed).map_or(&[][..], |(_, script)| script);
+    let ask = || case.deed.ask(site, on, 1 - case.source);
+    let struck = Struck { word: case.deed.word(), script, source: case.source, ask: &ask };
+    site.strike(&case.strike, &struck);
 }
 
 #[test]
@@ -311,15 +177,15 @@ fn a_power_cut_of_either_host_at_any_step_is_recovered_from_and_loses_nothing() 
     site.api.create_replica(&share, POOLS[1].1).unwrap();
     site.api.in_sync(&share);
     // There and back, undisturbed.
-    turn(&site, &share, 1);
-    turn(&site, &share, 0);
-    let mut scripts: Vec<_> = [Deed::Sync, Deed::Promote].map(|deed| (deed, script(&site, deed))).into();
-    let created = (Deed::Create, script(&site, Deed::Create));
+    site.turn(&share, 1);
+    site.turn(&share, 0);
+    let mut scripts: Vec<_> = [Deed::Sync, Deed::Promote].map(|deed| (deed, site.script(deed.word()))).into();
+    let created = (Deed::Create, site.script(Deed::Create.word()));
     let (followed, alone): (Vec<Case>, Vec<Case>) =
         (if long() { all(&scripts) } else { some() }).into_iter().partition(|c| c.deed < Deed::Create);
     for (number, case) in followed.iter().enumerate() {
         println!("-- {:?} from {}: {:?}", case.deed, POOLS[case.source].0, case.strike);
-        let (active, secondary) = turn(&site, &share, case.source);
+        let (active, secondary) = site.turn(&share, case.source);
         site.api.settle();
         site.fill(&active, "changing", 8);
         let before = site.contents(&active);
@@ -337,11 +203,11 @@ fn a_power_cut_of_either_host_at_any_step_is_recovered_from_and_loses_nothing() 
     }
 
     // What has no replica gets one on the other host, or moves there.
-    alone_again(&site, &share, &turn(&site, &share, 0).1);
+    site.alone_again(&share, &site.turn(&share, 0).1);
     for pool in [1, 0] {
         bring(&site, &share, pool);
     }
-    scripts.extend([created, (Deed::Migrate, script(&site, Deed::Migrate))]);
+    scripts.extend([created, (Deed::Migrate, site.script(Deed::Migrate.word()))]);
     let near = if long() { all(&scripts[2..]) } else { Vec::new() };
     let near = near.into_iter().filter(|c| matches!(c.strike, Strike::Near(_)));
     for (number, case) in alone.into_iter().chain(near).enumerate() {
@@ -376,15 +242,8 @@ fn created_or_not(site: &Site, share: &str, source: usize) {
         audit::at_rest(site);
     }
     println!("   the replica is {}", row["status"]);
-    alone_again(site, share, &word(&row["id"]));
+    site.alone_again(share, &word(&row["id"]));
     assert_eq!(word(&site.api.replicas_of(share)[0]["availability_zone"]), POOLS[source].1);
-}
-
-/// Removes the replica of a share.
-fn alone_again(site: &Site, share: &str, replica: &str) {
-    site.api.delete_replica(replica).unwrap();
-    wait::until("the replica to be gone", || (site.api.replicas_of(share).len() == 1).then_some(()));
-    site.api.settle();
 }
 
 /// Brings a share without replicas onto a pool.

@@ -73,6 +73,9 @@ pub struct ReplicaReport {
     /// Whether two sides diverged, and how, as a sentence.
     #[serde(default)]
     pub split_brain: Option<String>,
+    /// Where its data stands, in the storage's own words: told to a person of both sides that diverged.
+    #[serde(default)]
+    pub position: Option<String>,
     /// Whether it is whole.
     pub health: Health,
 }

@@ -257,6 +257,7 @@ pub(crate) fn replica_state(
         up_to_date: None,
         resync: None,
         split_brain: None,
+        position: None,
         health: health(&instance, used),
     })
 }

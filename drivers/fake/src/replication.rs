@@ -90,6 +90,7 @@ impl Fake {
                 ..Progress::default()
             }),
             split_brain,
+            position: None,
             health: Health::Ok,
         })
     }

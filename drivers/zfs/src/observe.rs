@@ -201,6 +201,7 @@ impl Inner {
             up_to_date: None,
             resync: None,
             split_brain: None,
+            position: None,
             health: self.health(&image),
         })
     }

@@ -7,7 +7,7 @@ use crate::disk::Disk;
 use crate::host::{Command, Host, Running};
 use crate::lab::Inner;
 use crate::place::KERNEL;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -25,12 +25,20 @@ pub struct Plan {
     pub(crate) disks: Vec<(String, u64)>,
     pub(crate) shared: Vec<PathBuf>,
     pub(crate) modules: Option<PathBuf>,
+    pub(crate) two_cards: bool,
 }
 
 impl Plan {
     /// A host of that name, with a gigabyte of memory and no disks.
     pub fn new(name: &str) -> Self {
-        Self { name: name.into(), megabytes: 1024, disks: Vec::new(), shared: Vec::new(), modules: None }
+        Self {
+            name: name.into(),
+            megabytes: 1024,
+            disks: Vec::new(),
+            shared: Vec::new(),
+            modules: None,
+            two_cards: false,
+        }
     }
 
     /// With so many megabytes of memory.
@@ -58,6 +66,13 @@ impl Plan {
     #[must_use]
     pub fn modules(mut self, folder: &Path) -> Self {
         self.modules = Some(folder.into());
+        self
+    }
+
+    /// With a second network card, on the laboratory's second network.
+    #[must_use]
+    pub fn second_card(mut self) -> Self {
+        self.two_cards = true;
         self
     }
 }
@@ -109,6 +124,11 @@ impl Guest {
         self.number
     }
 
+    /// Its address on the second network, where its plan has a card for that.
+    pub fn second_address(&self) -> String {
+        format!("198.51.100.{}", self.number + 1)
+    }
+
     /// One of its disks.
     ///
     /// # Errors
@@ -157,6 +177,12 @@ impl Guest {
             format!("init={}", self.program.display()),
             format!("{SETUP}={}", self.folder.display()),
         ];
+        if self.plan.two_cards {
+            argv.push(format!(
+                "vec1:transport=fd,fd={{2}},depth=128,mtu=1500,mac=02:00:00:00:01:{:02x}",
+                self.number + 1
+            ));
+        }
         argv.extend(self.disks.iter().map(Disk::argument));
         argv
     }
@@ -173,10 +199,12 @@ impl Guest {
         std::fs::write(&file, text).map_err(|error| format!("writing {}: {error}.", file.display()))?;
         let (ours, theirs) = UnixStream::pair().map_err(|error| format!("making a serial line: {error}."))?;
         let theirs = OwnedFd::from(theirs);
-        let cable = self.lab.network.plug(self.number)?;
-        let fds = [theirs.as_fd(), cable.as_fd()];
+        let networks = [Some(&self.lab.network), self.plan.two_cards.then_some(&self.lab.second)];
+        let plugged = networks.into_iter().flatten().map(|network| network.plug(self.number));
+        let cables = plugged.collect::<Result<Vec<OwnedFd>>>()?;
+        let fds: Vec<BorrowedFd<'_>> = [&theirs].into_iter().chain(&cables).map(AsFd::as_fd).collect();
         let pid = self.lab.keeper.spawn(self.arguments(), Vec::new(), &fds, &self.console_file())?;
-        drop((theirs, cable));
+        drop((theirs, cables));
         match Channel::open(ours, BOOT) {
             Ok(channel) => Ok(Session { pid, channel }),
             Err(sentence) => {
@@ -193,10 +221,12 @@ impl Guest {
     }
 
     fn furnish(&self) -> Result<()> {
-        let address = format!("{}/24", self.address());
         self.run(&["ip", "link", "set", "lo", "up"])?;
-        self.run(&["ip", "address", "add", &address, "dev", "vec0"])?;
-        self.run(&["ip", "link", "set", "vec0", "up"])?;
+        let cards = [("vec0", self.address()), ("vec1", self.second_address())];
+        for (card, address) in cards.iter().take(1 + usize::from(self.plan.two_cards)) {
+            self.run(&["ip", "address", "add", &format!("{address}/24"), "dev", card])?;
+            self.run(&["ip", "link", "set", card, "up"])?;
+        }
         self.disks.iter().try_for_each(|disk| disk.attach(self))
     }
 }

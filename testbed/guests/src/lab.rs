@@ -24,6 +24,7 @@ pub struct Lab {
 pub(crate) struct Inner {
     pub(crate) folder: PathBuf,
     pub(crate) network: Network,
+    pub(crate) second: Network,
     /// Dropped last: it sweeps the folder.
     pub(crate) keeper: Keeper,
 }
@@ -42,7 +43,7 @@ impl Lab {
             keeper.keep_folder()?;
             eprintln!("KEEP: the laboratory stays in {}.", folder.display());
         }
-        let inner = Inner { folder, network: Network::default(), keeper };
+        let inner = Inner { folder, network: Network::default(), second: Network::default(), keeper };
         Ok(Self { inner: Arc::new(inner), program: program.into(), guests: AtomicUsize::new(0) })
     }
 
@@ -61,6 +62,11 @@ impl Lab {
     /// The network; hosts are numbered in the order in which they were built, from 0.
     pub fn network(&self) -> &Network {
         &self.inner.network
+    }
+
+    /// The network between the second cards of those that have one: what goes there is cut apart from all else.
+    pub fn second_network(&self) -> &Network {
+        &self.inner.second
     }
 
     /// The folder of everything, which guests do not see.

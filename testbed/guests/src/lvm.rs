@@ -31,16 +31,17 @@ pub fn load(host: &dyn Host) -> Result<()> {
 
 /// Makes a volume group of a device, nearly all of it one thin pool, `pool`.
 pub fn create_group(host: &dyn Host, name: &str, device: &str) -> Result<()> {
-    lvm(host, &["pvcreate", "-y", device])?;
+    run(host, &["pvcreate", "-y", device])?;
     let group = format!("vg_{name}");
-    lvm(host, &["vgcreate", "-y", &group, device])?;
-    lvm(host, &["lvcreate", "-y", "--type", "thin-pool", "-l", "90%FREE", "-n", "pool", &group])
+    run(host, &["vgcreate", "-y", &group, device])?;
+    run(host, &["lvcreate", "-y", "--type", "thin-pool", "-l", "90%FREE", "-n", "pool", &group]).map(drop)
 }
 
-fn lvm(host: &dyn Host, argv: &[&str]) -> Result<()> {
+/// Runs a command of LVM with these settings, which must succeed; what it printed.
+pub fn run(host: &dyn Host, argv: &[&str]) -> Result<String> {
     let output = host.output(&Command::new(argv).env("LVM_SYSTEM_DIR", SYSTEM))?;
     match output.status {
-        0 => Ok(()),
+        0 => Ok(output.stdout_text()),
         _ => Err(format!("`{}` on {}: {}", argv.join(" "), host.name(), output.stderr_text())),
     }
 }

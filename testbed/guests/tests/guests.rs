@@ -99,12 +99,17 @@ fn disks_fail_stall_and_fill() {
 #[test]
 fn the_network_delays_cuts_and_heals() {
     let lab = lab();
-    let (one, two) = (booted(&lab, Plan::new("one")), booted(&lab, Plan::new("two")));
+    let plan = |name| Plan::new(name).second_card();
+    let (one, two) = (booted(&lab, plan("one")), booted(&lab, plan("two")));
     assert!(lab.guest(Plan::new("three")).is_err(), "two at once");
     let ping = ["ping", "-c", "1", "-W", "2", &two.address()];
     assert!(one.succeeds(&ping).unwrap());
     lab.network().set(one.number(), two.number(), Link::CUT);
     assert!(!one.succeeds(&ping).unwrap());
+    let other = ["ping", "-c", "1", "-W", "2", &two.second_address()];
+    assert!(one.succeeds(&other).unwrap(), "the second network is whole");
+    lab.second_network().set(one.number(), two.number(), Link::CUT);
+    assert!(!one.succeeds(&other).unwrap());
     lab.network().set(one.number(), two.number(), Link { delay: Duration::from_millis(400), ..Link::GOOD });
     let answer = one.run(&ping).unwrap();
     let time = answer.split("time=").nth(1).and_then(|rest| rest.split(' ').next());

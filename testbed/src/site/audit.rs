@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+use tandem_guests::Kind;
 
-use super::{Exports, Site};
+use super::{Exports, Site, drbd};
 use crate::api::word;
 use crate::kill::pools;
 use crate::wait;
@@ -61,6 +62,9 @@ pub fn lawful(site: &Site) {
 
 /// What lies on the pools and belongs to nothing in the store.
 pub fn leftovers(site: &Site) -> Vec<String> {
+    if site.kind == Kind::Lvm {
+        return drbd::leftovers(site);
+    }
     let rows = site.api.replicas().unwrap();
     let of = |pool: &str| pools::leftovers_of(pool, &rows, &|argv: &[&str]| site.try_run(pool, argv));
     super::POOLS.iter().flat_map(|(pool, _)| of(pool)).collect()

@@ -1,10 +1,10 @@
 //! The other machine of a site: its pool, and the `tandem-driver-host` that the server reaches over mutual TLS.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use tandem_guests::{Command, Guest, Host, Link, nfs, zfs};
+use tandem_guests::{Command, Guest, Host, Kind, Link, nfs};
 
-use super::{Exports, PLUGINS, POOLS, STATE, Site, collect, put};
+use super::{Exports, PLUGINS, STATE, Site, collect, put, storage};
 use crate::{artifacts, wait};
 
 /// Its name.
@@ -50,7 +50,7 @@ impl Site {
             put(far, &file, &self.guest.run(&["cat", &file]).unwrap());
             far.run(&["chmod", "600", &file]).unwrap();
         }
-        far.run(&["install", "-m", "644", artifacts::driver("zfs").to_str().unwrap(), PLUGINS]).unwrap();
+        storage::install(far, storage::driver(self.kind));
         let text = format!(
             "name = {FAR:?}\nlisten = \"0.0.0.0:{PORT}\"\nplugins = \"{PLUGINS}\"\nservers = [\"site\"]\n[tls]\n\
              certificate = \"{TLS}/{FAR}.crt\"\nkey = \"{TLS}/{FAR}.key\"\nca = \"{TLS}/ca.crt\"\n"
@@ -77,6 +77,11 @@ impl Site {
         put(self.far(), STOP_AT, moment);
     }
 
+    /// What the driver host has said so far.
+    pub fn far_log(&self) -> String {
+        self.far_log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Waits until the driver host has stopped itself where it was told to.
     pub fn far_stops(&self) {
         wait::until_else(|| {
@@ -90,7 +95,7 @@ impl Site {
         self.far().cut_power().unwrap();
     }
 
-    /// Switches it on again; its pool is imported, nothing is mounted, and the driver host starts.
+    /// Switches it on again; its pool is found, nothing is mounted, and the driver host starts.
     pub fn boot_far(&self) {
         self.switch_far_on();
         self.start_far();
@@ -111,8 +116,7 @@ impl Site {
     fn switch_far_on(&self) {
         let far = &**self.far();
         far.boot().unwrap();
-        zfs::load(far).unwrap();
-        zfs::import_pool(far, POOLS[1].0).unwrap();
+        self.find_pools(far);
         self.furnish_far();
     }
 
@@ -121,16 +125,33 @@ impl Site {
         self.lab.network().set_both(self.guest.number(), self.far().number(), link);
     }
 
-    /// Lets the cable cut itself after so many bytes that leave a machine, in the midst of what that is asked for, and waits
-    /// until it is cut, both ways.
+    /// Changes the cable over which DRBD replicates; the server reaches the other machine over the first one.
+    pub fn second_cable(&self, link: Link) {
+        self.lab.second_network().set_both(self.guest.number(), self.far().number(), link);
+    }
+
+    /// Changes the one over which data is carried from one machine to the other.
+    pub(super) fn stream_cable(&self, link: Link) {
+        match self.kind {
+            Kind::Lvm => self.second_cable(link),
+            Kind::Plain | Kind::Zfs => self.cable(link),
+        }
+    }
+
+    /// Lets the cable that carries data cut itself after so many bytes that leave a machine, in the midst of what that is asked
+    /// for, and waits until it is cut, both ways.
     pub fn cut_after(&self, from: &Guest, bytes: u64, deed: impl FnOnce()) {
-        let network = self.lab.network();
+        let network = match self.kind {
+            Kind::Lvm => self.lab.second_network(),
+            Kind::Plain | Kind::Zfs => self.lab.network(),
+        };
         let to = if from.number() == self.guest.number() { self.far() } else { &self.guest };
         let way = (from.number(), to.number());
+        network.set(way.1, way.0, Link::GOOD);
         network.set(way.0, way.1, Link { cut_after: Some(bytes.max(1)), ..Link::GOOD });
         deed();
         wait::until("the cable to be cut", || network.link(way.0, way.1).cut.then_some(()));
-        self.cable(Link::CUT);
+        self.stream_cable(Link::CUT);
     }
 
     /// Waits until the server knows that the other machine cannot be reached.

@@ -1,10 +1,14 @@
-//! A storage host with real ZFS pools, real NFS and a real `tandemd`, all in a guest whose power can be cut.
+//! A storage host with real ZFS pools, real NFS and a real `tandemd`, all in a guest whose power can be cut; or two hosts
+//! with LVM and DRBD between them.
 //!
 //! The server's state lies on a disk of the guest, so it meets a power cut as it would on a machine of its own. The pools
 //! are `alpha` and `beta`; clients are network name spaces of the same guest, with addresses of their own.
 
 pub mod audit;
+pub mod drbd;
 mod far;
+pub mod power;
+pub mod storage;
 pub mod users;
 
 use far::FAR;
@@ -16,7 +20,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tandem_guests::host::Event;
-use tandem_guests::{Command, Forward, Guest, Host, Lab, Plan, Running, nfs, place, zfs};
+use tandem_guests::{Command, Forward, Guest, Host, Kind, Lab, Plan, Running, nfs, place};
 
 use crate::api::{Api, word};
 use crate::{artifacts, wait};
@@ -38,6 +42,17 @@ pub enum Exports {
     None,
 }
 
+/// What a site is made of.
+struct Shape {
+    kind: Kind,
+    exports: Exports,
+    /// Bytes of `beta`.
+    beta: u64,
+    /// Whether that is on another machine.
+    apart: bool,
+    folders: bool,
+}
+
 /// The host, switched on or off.
 #[derive(Debug)]
 pub struct Site {
@@ -47,6 +62,7 @@ pub struct Site {
     pub far: Option<Arc<Guest>>,
     /// The APIs of its server.
     pub api: Api,
+    kind: Kind,
     exports: Exports,
     folders: bool,
     /// Ends when the server has.
@@ -62,30 +78,39 @@ pub struct Site {
 impl Site {
     /// Boots a guest, makes its pools and starts the server. `beta` is so large.
     pub fn start(exports: Exports, beta: u64) -> Self {
-        Self::build(exports, beta, false, false)
+        Self::build(&Shape { kind: Kind::Zfs, exports, beta, apart: false, folders: false })
     }
 
     /// The same, with `beta` on another machine, where a `tandem-driver-host` runs; between them is the network.
     pub fn start_with_far(exports: Exports, beta: u64) -> Self {
-        Self::build(exports, beta, true, false)
+        Self::build(&Shape { kind: Kind::Zfs, exports, beta, apart: true, folders: false })
     }
 
-    /// The same with a third back end, `plain`, of the driver `directory`, in a zone of its own.
+    /// The same with LVM, whose shares DRBD replicates over a second network.
+    pub fn start_on_lvm(exports: Exports, beta: u64) -> Self {
+        Self::build(&Shape { kind: Kind::Lvm, exports, beta, apart: true, folders: false })
+    }
+
+    /// On one machine, with a third back end, `plain`, of the driver `directory`, in a zone of its own.
     pub fn start_with_folders(exports: Exports, beta: u64) -> Self {
-        Self::build(exports, beta, false, true)
+        Self::build(&Shape { kind: Kind::Zfs, exports, beta, apart: false, folders: true })
     }
 
-    fn build(exports: Exports, beta: u64, apart: bool, folders: bool) -> Self {
+    fn build(shape: &Shape) -> Self {
         let lab = Lab::new(&artifacts::program("tandem-guest")).unwrap();
         let plan = |name| {
-            let plan = Plan::new(name).memory(if apart { 1536 } else { 2048 });
-            plan.modules(&place::zfs_modules().unwrap()).share(&artifacts::folder())
+            let plan = Plan::new(name).memory(if shape.apart { 1536 } else { 2048 });
+            let plan = plan.share(&artifacts::folder());
+            match shape.kind {
+                Kind::Lvm => plan.second_card(),
+                Kind::Plain | Kind::Zfs => plan.modules(&place::zfs_modules().unwrap()),
+            }
         };
-        let near =
-            plan("site").disk("state", if folders { 3 * GIB } else { GIB / 2 }).disk(POOLS[0].0, 3 * GIB);
-        let (near, far) = match apart {
-            true => (near, Some(plan(FAR).disk(POOLS[1].0, beta))),
-            false => (near.disk(POOLS[1].0, beta), None),
+        let state = if shape.folders { 3 * GIB } else { GIB / 2 };
+        let near = plan("site").disk("state", state).disk(POOLS[0].0, 3 * GIB);
+        let (near, far) = match shape.apart {
+            true => (near, Some(plan(FAR).disk(POOLS[1].0, shape.beta))),
+            false => (near.disk(POOLS[1].0, shape.beta), None),
         };
         let guest = Arc::new(lab.guest(near).unwrap());
         let far = far.map(|plan| Arc::new(lab.guest(plan).unwrap()));
@@ -94,8 +119,9 @@ impl Site {
             api: Api::new(&format!("http://{}", forward.address())),
             guest,
             far,
-            exports,
-            folders,
+            kind: shape.kind,
+            exports: shape.exports,
+            folders: shape.folders,
             tandemd: Mutex::default(),
             log: Arc::default(),
             far_log: Arc::default(),
@@ -104,12 +130,9 @@ impl Site {
         };
         for guest in [Some(&site.guest), site.far.as_ref()].into_iter().flatten() {
             guest.boot().unwrap();
-            zfs::load(&**guest).unwrap();
+            site.kind.load(&**guest).unwrap();
         }
-        for (pool, _) in POOLS {
-            let guest = site.guest_of(pool);
-            zfs::create_pool(&**guest, pool, &guest.disk(pool).unwrap().path()).unwrap();
-        }
+        site.create_pools();
         site.guest.run(&["mkfs.ext4", "-q", &site.guest.disk("state").unwrap().path()]).unwrap();
         site.furnish();
         site.write_settings();
@@ -132,9 +155,9 @@ impl Site {
         let guest = &*self.guest;
         guest.run(&["mkdir", "-p", STATE, PLUGINS]).unwrap();
         guest.run(&["mount", &guest.disk("state").unwrap().path(), STATE]).unwrap();
-        for driver in if self.folders { &["zfs", "directory"][..] } else { &["zfs"] } {
-            let library = artifacts::driver(driver);
-            guest.run(&["install", "-m", "644", library.to_str().unwrap(), PLUGINS]).unwrap();
+        storage::install(guest, storage::driver(self.kind));
+        if self.folders {
+            storage::install(guest, "directory");
         }
         if self.exports == Exports::Nfs {
             nfs::serve(guest).unwrap();
@@ -151,16 +174,11 @@ impl Site {
         for (pool, zone) in POOLS {
             let apart = self.far.is_some() && pool == POOLS[1].0;
             let place = if apart { format!("host = {FAR:?}\n") } else { String::new() };
-            let export = match self.exports {
-                Exports::Nfs => {
-                    format!("{{ kind = \"nfs\", address = \"{}\" }}", self.guest_of(pool).address())
-                }
-                Exports::None => "{ kind = \"none\" }".into(),
-            };
             text.push_str(&format!(
-                "[[backends]]\nname = \"{pool}\"\ndriver = \"zfs\"\navailability_zone = \"{zone}\"\n\
-                 max_over_subscription_ratio = 500.0\n{place}\
-                 settings = {{ dataset = \"{pool}/tandem\", mounts = \"/srv/{pool}\", export = {export} }}\n"
+                "[[backends]]\nname = \"{pool}\"\ndriver = \"{}\"\navailability_zone = \"{zone}\"\n\
+                 max_over_subscription_ratio = 500.0\n{place}settings = {}\n",
+                storage::driver(self.kind),
+                self.settings_of(pool)
             ));
         }
         if self.folders {
@@ -243,13 +261,10 @@ impl Site {
         }
     }
 
-    /// Switches it on again: pools are imported, nothing is mounted, and the server is started.
+    /// Switches it on again: pools are found, nothing is mounted, and the server is started.
     pub fn boot(&self) {
         self.guest.boot().unwrap();
-        zfs::load(&*self.guest).unwrap();
-        for (pool, _) in POOLS.iter().filter(|(pool, _)| Arc::ptr_eq(self.guest_of(pool), &self.guest)) {
-            zfs::import_pool(&*self.guest, pool).unwrap();
-        }
+        self.find_pools(&self.guest);
         self.furnish();
         self.launch(&[]);
     }
@@ -274,7 +289,15 @@ impl Site {
 
     /// The same of so many GiB.
     pub fn share_of(&self, style: &str, gib: u64) -> String {
-        let name = format!("follows {style}");
+        self.share_with(style, gib, &[])
+    }
+
+    /// The same of a share type with further extra specs.
+    pub fn share_with(&self, style: &str, gib: u64, specs: &[(&str, &str)]) -> String {
+        // DRBD is looked at as often as that: what a test waits for comes soon.
+        let often = [("replication:rpo_seconds", "4")];
+        let specs = if self.kind == Kind::Lvm { [&often[..], specs].concat() } else { specs.to_vec() };
+        let name = format!("follows {style} {specs:?}");
         let types = self.api.get("v2/types").unwrap();
         let known = types["share_types"]
             .as_array()
@@ -283,7 +306,7 @@ impl Site {
             .find(|known| known["name"] == name.as_str());
         let share_type = match known {
             Some(known) => word(&known["id"]),
-            None => self.api.create_type(&name, style, &[]).unwrap(),
+            None => self.api.create_type(&name, style, &specs).unwrap(),
         };
         let share = self.api.create_share_of(&share_type, POOLS[0].1, gib).unwrap();
         self.api.settle();
@@ -310,14 +333,19 @@ impl Site {
         });
     }
 
-    /// The machine on which a replica is.
-    pub fn guest_with(&self, replica: &str) -> &Arc<Guest> {
+    /// The pool on which a replica is.
+    pub fn pool_with(&self, replica: &str) -> &'static str {
         let rows = self.api.replicas().unwrap();
         let row =
             rows.iter().find(|row| row["id"] == replica).unwrap_or_else(|| panic!("no replica {replica}"));
         let host = word(&row["host"]);
         let pool = POOLS.iter().find(|(pool, _)| host.contains(&format!("@{pool}#")));
-        self.guest_of(pool.unwrap_or_else(|| panic!("{host} has no pool of this site")).0)
+        pool.unwrap_or_else(|| panic!("{host} has no pool of this site")).0
+    }
+
+    /// The machine on which a replica is.
+    pub fn guest_with(&self, replica: &str) -> &Arc<Guest> {
+        self.guest_of(self.pool_with(replica))
     }
 
     /// Fills a share with files that nothing compresses; it must be reached.
@@ -362,7 +390,7 @@ impl Drop for Site {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             println!("--- the end of tandemd's log\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
-            let log = self.far_log.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let log = self.far_log();
             let lines: Vec<&str> = log.lines().collect();
             println!("--- and of the driver host's\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
         }

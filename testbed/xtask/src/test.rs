@@ -23,7 +23,7 @@ const IN_GUESTS: &str = "guests";
 /// The kill tests, which are repeated over ZFS in a guest.
 const KILL: &str = "kill";
 /// Scenarios of which each boots two guests: one after the other, for more than two share too few cores.
-const TWO_GUESTS: [&str; 2] = ["guests_hosts", "guests_power"];
+const TWO_GUESTS: [&str; 3] = ["guests_hosts", "guests_lvm_hosts", "guests_power"];
 /// What conformance in guests is called where suites are named.
 const CONFORMANCE: &str = "conformance";
 const STEPS: &[&str] = &["tidy", "unit", "conformance", "up", "end-to-end", "guests"];

@@ -343,7 +343,7 @@ async fn judge_storage(
                 }
             });
             match (&report.split_brain, report.up_to_date) {
-                (Some(how), _) => (ReplicaState::Error, Some(how.clone())),
+                (Some(how), _) => (ReplicaState::Error, Some(parted(how, active))),
                 (None, Some(true)) => (ReplicaState::InSync, None),
                 _ if core.lag(row).seconds.is_some_and(|lag| lag <= rpo) => (ReplicaState::InSync, None),
                 _ => (ReplicaState::OutOfSync, None),
@@ -380,6 +380,14 @@ async fn tell_exports(core: &SharedCore, share: &Share, row: &Instance) {
 fn behind(active: &Result<ReplicaReport, Error>, own: &Result<ReplicaReport, Error>) -> Option<u64> {
     let told = |report: &Result<ReplicaReport, Error>| report.as_ref().ok().and_then(|r| r.lag_bytes);
     told(own).or(told(active))
+}
+
+/// What is said of a replica that went on by itself, with where the active one stands.
+fn parted(how: &str, active: &Result<ReplicaReport, Error>) -> String {
+    match active.as_ref().ok().and_then(|active| active.position.as_ref()) {
+        Some(position) => format!("{how}. The active one is at {position}"),
+        None => how.to_owned(),
+    }
 }
 
 /// Logs what was seen of an instance, and sets it.
@@ -424,6 +432,7 @@ mod tests {
                 up_to_date: Some(false),
                 resync: None,
                 split_brain: None,
+                position: None,
                 health: Health::Ok,
             })
         };

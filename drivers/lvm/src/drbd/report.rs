@@ -76,6 +76,10 @@ fn judge(image: &Image, status: Option<&Status>, own: Option<Generation>) -> Rep
             }
         }),
         split_brain,
+        position: own.filter(|_| meta.record.is_some()).map(|own| match own.base {
+            0 => format!("generation {own}"),
+            base => format!("generation {own}, from {base:016X} on"),
+        }),
         health: health(meta.role, status),
     }
 }

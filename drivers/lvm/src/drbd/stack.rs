@@ -87,7 +87,10 @@ impl Inner {
         self.activate_volumes(cx, image).await?;
         let (data, meta) = self.nodes(image)?;
         // After a power cut what was being written is to be marked first.
-        tools::meta(cx, record.minor, &meta, &["apply-al"]).await?;
+        let said = tools::meta(cx, record.minor, &meta, &["apply-al"]).await?;
+        if let Some(marked) = said.lines().find(|line| line.starts_with("Marked additional")) {
+            tracing::info!(instance = %image.meta.birth.instance, marked, "Its host went down while it was written to.");
+        }
         let dump = tools::meta(cx, record.minor, &meta, &["dump-md"]).await?;
         let agreed = agreed_sectors(&dump).filter(|sectors| *sectors > 0);
         let size = format!("--size={}s", agreed.unwrap_or_else(|| sectors(image.meta.size_bytes)));
@@ -127,6 +130,8 @@ impl Inner {
         let pairing = format!("--shared-secret={}", image.meta.birth.resource);
         let name = names::of_instance(image.meta.birth.instance);
         let mut words = vec!["connect", &name, &here, &there, &protocol, "--cram-hmac-alg=sha256", &pairing];
+        // For `drbdsetup verify`. Both sides must name one and the same.
+        words.push("--verify-alg=crc32c");
         if record.protocol == Protocol::A {
             words.push("--on-congestion=block");
         }

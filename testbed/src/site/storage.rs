@@ -1,0 +1,83 @@
+//! What lies beneath a site: pools of ZFS, or groups of LVM whose shares DRBD replicates over a network of their own.
+
+use tandem_guests::{Guest, Host, Kind, lvm, zfs};
+
+use super::{Exports, PLUGINS, POOLS, Site};
+use crate::artifacts;
+
+/// The name of the driver.
+pub(super) const fn driver(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Lvm => "lvm",
+        Kind::Plain | Kind::Zfs => "zfs",
+    }
+}
+
+/// What a driver needs beside its library.
+pub(super) fn install(guest: &Guest, driver: &str) {
+    let library = artifacts::driver(driver);
+    guest.run(&["install", "-m", "644", library.to_str().unwrap(), PLUGINS]).unwrap();
+    if driver == "lvm" {
+        let worker = artifacts::program("tandem-lvm-worker");
+        guest.run(&["install", "-m", "755", worker.to_str().unwrap(), PLUGINS]).unwrap();
+    }
+}
+
+impl Site {
+    /// Makes the pools of new disks.
+    pub(super) fn create_pools(&self) {
+        for (pool, _) in POOLS {
+            let guest = &**self.guest_of(pool);
+            let disk = guest.disk(pool).unwrap().path();
+            match self.kind {
+                Kind::Lvm => lvm::create_group(guest, pool, &disk).unwrap(),
+                Kind::Plain | Kind::Zfs => zfs::create_pool(guest, pool, &disk).unwrap(),
+            }
+        }
+    }
+
+    /// What a boot of a machine finds of its pools: nothing is mounted, nothing replicates.
+    pub(super) fn find_pools(&self, guest: &Guest) {
+        self.kind.load(guest).unwrap();
+        for (pool, _) in POOLS.iter().filter(|(pool, _)| self.guest_of(pool).number() == guest.number()) {
+            match self.kind {
+                Kind::Lvm => {
+                    lvm::run(guest, &["vgchange", "-ay", &group(pool)]).unwrap();
+                    let devices = guest.run(&["dmsetup", "ls"]).unwrap();
+                    assert!(!devices.contains("tandem"), "a boot activates no share: {devices}");
+                }
+                Kind::Plain | Kind::Zfs => zfs::import_pool(guest, pool).unwrap(),
+            }
+        }
+    }
+
+    /// The settings of a back end, in one line of TOML.
+    pub(super) fn settings_of(&self, pool: &str) -> String {
+        let guest = self.guest_of(pool);
+        let export = match self.exports {
+            Exports::Nfs => format!("{{ kind = \"nfs\", address = \"{}\" }}", guest.address()),
+            Exports::None => "{ kind = \"none\" }".into(),
+        };
+        let storage = match self.kind {
+            Kind::Lvm => format!(
+                "group = {:?}, devices = [{:?}], drbd = {{ address = {:?}, ports = [7800, 7899], minors = [100, 199], \
+                 readable_seconds = 2 }}",
+                group(pool),
+                guest.disk(pool).unwrap().path(),
+                guest.second_address()
+            ),
+            Kind::Plain | Kind::Zfs => format!("dataset = \"{pool}/tandem\""),
+        };
+        format!("{{ {storage}, mounts = {:?}, export = {export} }}", mounts(pool))
+    }
+}
+
+/// The volume group of a pool.
+pub fn group(pool: &str) -> String {
+    format!("vg_{pool}")
+}
+
+/// Where shares of a pool are mounted.
+pub fn mounts(pool: &str) -> String {
+    format!("/srv/{pool}")
+}
