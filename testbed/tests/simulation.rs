@@ -8,6 +8,8 @@
 
 #[path = "simulation/storage.rs"]
 mod storage;
+#[path = "simulation/writable.rs"]
+mod writable;
 
 use tandem_contract::Style;
 use tandem_testbed::sim::cases::{Case, Kind, Outcome, at_calls, at_commits, at_progress, run};
@@ -20,6 +22,10 @@ const EVERY: u64 = 5;
 /// Runs a kind of operation with every fault, over one transport.
 fn matrix(kind: Kind, transport: Transport) {
     let style = if transport == Transport::Plain { Style::Dr } else { Style::Readable };
+    matrix_of(kind, transport, style);
+}
+
+fn matrix_of(kind: Kind, transport: Transport, style: Style) {
     let case = Case { kind, transport, style, fault: None, twice: false };
     let mut failed = Vec::new();
     let mut all = 1;

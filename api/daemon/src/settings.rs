@@ -173,6 +173,9 @@ pub(crate) struct Backend {
     /// Handed to the driver, which checks it.
     #[serde(default)]
     pub(crate) settings: serde_json::Map<String, serde_json::Value>,
+    /// The file of the secret with which its host claims that a side of a `writable` share goes on; without one it cannot.
+    #[serde(default)]
+    pub(crate) claim_secret_file: Option<PathBuf>,
     /// Percent of each pool that no new share may take.
     #[serde(default)]
     pub(crate) reserved_percentage: u32,
@@ -265,6 +268,9 @@ impl Settings {
         }
         if let Some(tls) = &mut settings.tls {
             tls.within(folder);
+        }
+        for file in settings.backends.iter_mut().filter_map(|backend| backend.claim_secret_file.as_mut()) {
+            *file = folder.join(&*file);
         }
         Ok(settings)
     }

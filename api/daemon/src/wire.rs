@@ -1,7 +1,7 @@
 //! Puts the parts together: store, drivers, manager, API.
 
 use std::fs::File;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,11 +15,14 @@ use tandem_server::App;
 use tandem_server::auth::{
     Authenticator, Keystone, KeystoneSettings, NoAuth, PASSWORD_VARIABLE, Password, Secret, Tokens,
 };
-use tandem_server::native::Native;
+use tandem_server::native::{Native, Secrets};
 use tandem_server::policy::Policy;
 
 use crate::drivers::Drivers;
 use crate::settings::{AuthMode, Settings};
+
+/// Characters of the shortest secret that is no mistake.
+const SHORTEST_SECRET: usize = 16;
 
 /// The parts, put together.
 pub(crate) struct Wired {
@@ -58,7 +61,8 @@ pub(crate) async fn wire(settings: &Settings) -> Result<Wired, String> {
     let started_at = clock.now();
     let manager = Arc::new(Manager::new(store, clock, backends, managing));
     let app = Arc::new(App { manager: manager.clone(), auth, policy, settings: api(settings) });
-    let native = Native { app: app.clone(), drivers: drivers.files(), started_at };
+    let secrets = secrets(settings)?;
+    let native = Native { app: app.clone(), drivers: drivers.files(), started_at, secrets };
     let router = tandem_server::native::router(Arc::new(native)).merge(tandem_server::router(app));
     Ok(Wired { manager, router, _lock: lock })
 }
@@ -95,6 +99,30 @@ fn password(settings: &KeystoneSettings) -> Result<Password, String> {
             settings.username
         )),
     }
+}
+
+/// The secrets with which hosts of back ends claim.
+fn secrets(settings: &Settings) -> Result<Secrets, String> {
+    let mut secrets = Secrets::default();
+    for backend in &settings.backends {
+        let Some(file) = &backend.claim_secret_file else { continue };
+        let of = |why: String| {
+            format!("Back end {:?}: claim_secret_file {}: {why}.", backend.name, file.display())
+        };
+        let mode = std::fs::metadata(file).map_err(|error| of(error.to_string()))?.permissions().mode();
+        if mode & 0o077 != 0 {
+            return Err(of("others can read or write it; take that away with chmod go-rwx".into()));
+        }
+        let text = std::fs::read_to_string(file).map_err(|error| of(error.to_string()))?;
+        let secret = text.trim();
+        if secret.len() < SHORTEST_SECRET {
+            return Err(of(format!(
+                "a secret has {SHORTEST_SECRET} characters or more; `openssl rand -hex 32` makes one"
+            )));
+        }
+        secrets.add(&backend.name, secret);
+    }
+    Ok(secrets)
 }
 
 fn policy(settings: &Settings) -> Result<Arc<Policy>, String> {

@@ -62,6 +62,9 @@ pub enum Denied {
         /// Its task state.
         task_state: String,
     },
+    /// Only sides of a `writable` share are arbitrated between.
+    #[error("share {0} is not of the style writable; its sides do not ask who goes on")]
+    NotArbitrated(ResourceId),
     /// The share has further replicas, which must go first.
     #[error("share {0} has replicas; remove them first")]
     HasReplicas(ResourceId),

@@ -250,6 +250,12 @@ fn actives(chart: &Chart, findings: &mut Vec<Finding>) {
                 "it was fenced after a forced promotion and follows nobody; resync it to let it follow the active one, or delete it".into()));
         }
     }
+    for row in
+        chart.instances.iter().filter(|row| row.yields && row.replica_state != Some(ReplicaState::Active))
+    {
+        findings.push(notice(5, format!("instance {}", row.id),
+            "it lost an arbitration, or was joining the active one; it serves nobody, and does so again by itself once it has followed".into()));
+    }
     for row in &chart.instances {
         if let Some(damage) = &row.damage {
             findings.push(error(

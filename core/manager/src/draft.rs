@@ -296,6 +296,12 @@ pub(crate) fn active_of(instances: &[Instance]) -> Option<&Instance> {
     })
 }
 
+/// An active instance other than this one.
+pub(crate) fn active_beside(instances: &[Instance], id: InstanceId) -> Option<&Instance> {
+    use tandem_contract::ReplicaState::Active;
+    instances.iter().find(|i| i.id != id && i.part == Part::Whole && i.replica_state == Some(Active))
+}
+
 /// The instance that an active one, which its storage has demoted, waits for: it was promoted, nobody knows whether it
 /// serves its users, and what it took would be lost.
 pub(crate) fn holds_back(instances: &[Instance], active: &Instance) -> Option<InstanceId> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tandem_contract::{AccessLevel, Capabilities, Pool};
+use tandem_contract::{AccessLevel, Capabilities, Epoch, Pool};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
@@ -170,6 +170,22 @@ pub struct PoolView {
     pub pool: Pool,
     /// Bytes promised to instances there, by the store.
     pub provisioned_bytes: u64,
+}
+
+/// What the arbiter says to one side of a share whose sides are cut off from each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Verdict {
+    /// It goes on, at this epoch.
+    Won {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// It does not: it takes no writes until it has followed.
+    Lost {
+        /// Why, as a sentence.
+        why: String,
+    },
 }
 
 /// How far behind a replica is, by the manager's clock.

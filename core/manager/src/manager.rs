@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tandem_contract::{AccessLevel, InstanceId, OpId, Progress, ReplicaState, ResourceId};
+use tandem_contract::{AccessLevel, Epoch, InstanceId, OpId, Progress, ReplicaState, ResourceId};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,7 +21,7 @@ use crate::core::{Core, SharedCore};
 use crate::denied::Denied;
 use crate::face::{
     BackendView, Caller, Finding, Lag, MetadataChange, MigrationCheck, NewReplica, NewRule, NewShare,
-    NewType, PoolView, Settings, ShareChange, TypeChange,
+    NewType, PoolView, Settings, ShareChange, TypeChange, Verdict,
 };
 use crate::kept::{Counting, Kept};
 use crate::keyed::Keyed;
@@ -438,6 +438,20 @@ impl Manager {
     /// How far behind a replica is.
     pub fn lag(&self, replica: &Instance) -> Lag {
         self.core.lag(replica)
+    }
+
+    /// Decides who goes on, when sides of a `writable` share are cut off from each other: `instance` claims it, and was
+    /// active at `epoch`. Durable before it is answered.
+    ///
+    /// # Errors
+    /// `NoShare`, `NoInstance`, `NotArbitrated`, `Store`: nothing was decided.
+    pub async fn claim(
+        &self,
+        share: ResourceId,
+        instance: InstanceId,
+        epoch: Epoch,
+    ) -> Result<Verdict, Denied> {
+        self.core.claim(share, instance, epoch).await
     }
 
     /// Every back end, in the order of the settings.

@@ -29,6 +29,8 @@ const LAWS: &str = "\
 4. **Every driver call may come 0, 1, 2 or 3 times**, and reaches a driver that remembers nothing. A step that was
    started and has no end is observed first, then repeated.
 5. **At most one instance holds the current epoch** for `readable` and `dr`, whatever crashes, hangs or is cut off.
+   For `writable` all do while they are connected; of those cut off from each other exactly one, which the manager
+   told: it raised the epoch in the same transaction, and who is at the one before serves nobody.
    A forced promotion leaves the old active *unfenced* until it is seen again; then it is *fenced*, and follows the new
    active only once a resync says so.
 6. **Cancel is accepted in every state that is not terminal**, and ends in bounded time.
@@ -181,7 +183,7 @@ fn plans(page: &mut String) {
             at_once,
         },
     };
-    let cases: [(&str, Intent, bool, bool, bool); 19] = [
+    let cases: [(&str, Intent, bool, bool, bool); 21] = [
         ("create share", Intent::CreateShare { instance: OLD, only_host: None }, false, false, false),
         ("delete share", Intent::DeleteShare { force: false }, false, false, false),
         ("resize", Intent::Resize { from_gb: 1, to_gb: 2 }, false, false, false),
@@ -211,6 +213,20 @@ fn plans(page: &mut String) {
         (
             "sync, by the storage",
             Intent::Sync { instance: NEW, asked: true, point: None },
+            true,
+            false,
+            false,
+        ),
+        (
+            "sync, writable (both active at its end)",
+            Intent::Sync { instance: NEW, asked: true, point: None },
+            true,
+            false,
+            false,
+        ),
+        (
+            "delete replica, writable",
+            Intent::DeleteReplica { instance: NEW, force: false },
             true,
             false,
             false,
@@ -245,10 +261,10 @@ fn plans(page: &mut String) {
         ("migrate, from host to host, at once", migrate(true), false, false, false),
     ];
     for (name, intent, storage, quiesce, away) in cases {
-        let instances = [
-            crate::plan::tests::row(OLD, ReplicaState::Active),
-            crate::plan::tests::row(NEW, ReplicaState::InSync),
-        ];
+        let both = name == "delete replica, writable";
+        let state = if both { ReplicaState::Active } else { ReplicaState::InSync };
+        let instances =
+            [crate::plan::tests::row(OLD, ReplicaState::Active), crate::plan::tests::row(NEW, state)];
         let capabilities = HashMap::from([OLD, NEW].map(|id| (id, capabilities(storage, quiesce))));
         let old = if away { Link::Away("away".into()) } else { seen(Role::Active) };
         let links = HashMap::from([(OLD, old), (NEW, seen(Role::Secondary))]);
@@ -257,6 +273,8 @@ fn plans(page: &mut String) {
             capabilities: &capabilities,
             links: &links,
             sides: Some(sides(name)),
+            style: name.contains("writable").then_some(Style::Writable),
+            epoch: Epoch(1),
             new_points: [1, 2, 3, 4].map(|n| PointId(Uuid::from_u128(n))),
         };
         let steps = plan::plan(&intent, &world).expect("a plan");
@@ -284,6 +302,7 @@ fn words(steps: &[Step]) -> String {
         }
         Step::ReleasePoints => "release points".into(),
         Step::AwaitUpToDate { instance } => format!("await {} up to date", who(instance)),
+        Step::Join { instance } => format!("join {}", who(instance)),
         Step::Quiesce { instance, .. } => format!("quiesce {}", who(instance)),
         Step::Cast { instance, read_only: true } => format!("cast {} read-only", who(instance)),
         Step::Cast { instance, .. } => format!("let {} be written", who(instance)),

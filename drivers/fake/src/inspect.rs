@@ -26,6 +26,8 @@ pub struct Inspected {
     pub served: bool,
     /// Whether writers are held back.
     pub quiesced: bool,
+    /// Whether it takes no writes since it is cut off from the peer that it serves beside.
+    pub suspended: bool,
     /// Whether rules grant at most read.
     pub read_only: bool,
     /// The rules that hold.
@@ -59,6 +61,7 @@ impl World {
                     size_bytes: i.size_bytes,
                     served: i.served,
                     quiesced: i.quiesced,
+                    suspended: crate::peers::is_suspended(sites, i.spec.instance),
                     read_only: i.access.read_only,
                     rules: i.access.rules.iter().map(|rule| rule.id).collect(),
                     points: i.points.iter().map(|point| point.id).collect(),

@@ -10,6 +10,7 @@ use tandem_sdk::{
 
 use crate::driver::Fake;
 use crate::folder::files_of;
+use crate::peers;
 use crate::world::{Data, Sites};
 
 /// One instance, as it is stored.
@@ -41,6 +42,10 @@ pub(crate) struct Instance {
     /// Instances that its storage replicates with, and whether its data won when they were connected.
     pub(crate) peers: BTreeMap<InstanceId, bool>,
     pub(crate) up_to_date: bool,
+    /// Of a `writable` resource: it serves beside a peer, so that it takes no writes while they are cut off from each other,
+    /// before somebody says that it goes on alone.
+    #[serde(default)]
+    pub(crate) paired: bool,
     /// Whether it took writes that none of its peers has.
     #[serde(default)]
     pub(crate) own: bool,
@@ -111,6 +116,7 @@ impl Instance {
             partial: None,
             peers: BTreeMap::new(),
             up_to_date: role == Role::Active,
+            paired: false,
             own: false,
             resync_left: 0,
             split_brain: None,
@@ -301,9 +307,16 @@ impl Fake {
 
     /// Removes an instance and its links.
     pub(crate) fn remove(&self, sites: &mut Sites, id: InstanceId) -> Outcome<()> {
+        let others: Vec<InstanceId> =
+            peers::get(sites, id).map_or(Vec::new(), |i| i.peers.keys().copied().collect());
+        let waits: Vec<bool> = others.iter().map(|other| peers::is_suspended(sites, *other)).collect();
         let removed = sites.get_mut(&self.config.site).and_then(|site| site.instances.remove(&id));
         for instance in sites.values_mut().flat_map(|site| site.instances.values_mut()) {
-            instance.peers.remove(&id);
+            let here = others.iter().position(|other| *other == instance.spec.instance);
+            if instance.peers.remove(&id).is_some() {
+                // Who was cut off before waits to be told nevertheless.
+                instance.paired &= here.is_some_and(|at| waits[at]) || !instance.peers.is_empty();
+            }
         }
         if removed.is_some() { Outcome::Changed(()) } else { Outcome::Unchanged(()) }
     }

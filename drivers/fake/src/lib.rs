@@ -8,6 +8,7 @@
 //! It shows that the contract is not shaped to folders: `mode: streamed` has points and streams, `mode: storage`
 //! replicates by itself. No threads, no clock of its own, no randomness: a run is repeatable.
 
+mod arbiter;
 mod config;
 mod driver;
 mod fault;
@@ -22,6 +23,7 @@ mod replication;
 mod streams;
 mod world;
 
+pub use arbiter::Claimant;
 pub use config::{Config, Mode, Promises};
 pub use driver::Fake;
 pub use fault::{Fault, What};

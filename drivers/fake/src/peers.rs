@@ -1,6 +1,6 @@
 //! Storage that replicates by itself: links between instances, and what flows over them.
 
-use tandem_sdk::{ConnectPeers, Endpoint, Error, InstanceId, Outcome, Result, Role, Style};
+use tandem_sdk::{ConnectPeers, Endpoint, Epoch, Error, InstanceId, Outcome, Result, Role, Style};
 
 use crate::driver::Fake;
 use crate::instance::{Instance, find};
@@ -26,6 +26,14 @@ impl Fake {
         }
         let instance = find(sites, &self.config.site, call.instance)?;
         instance.admit(call.epoch)?;
+        if instance.style() == Some(Style::Writable)
+            && let Some(other) = instance.peers.keys().find(|peer| **peer != call.peer.instance)
+        {
+            return Err(Error::conflict(format!(
+                "instance {} serves beside {other} already, and the style `writable` joins two, not three",
+                call.instance
+            )));
+        }
         if !call.authoritative
             && let Some(how) = split_brain(instance)
         {
@@ -58,6 +66,8 @@ impl Fake {
         id: InstanceId,
         peer: InstanceId,
     ) -> Result<Outcome<()>> {
+        // Who was cut off before waits to be told nevertheless.
+        let suspended = is_suspended(sites, id);
         let instance = find(sites, &self.config.site, id)?;
         Ok(match instance.peers.remove(&peer) {
             Some(_) => {
@@ -65,6 +75,7 @@ impl Fake {
                     instance.up_to_date = false;
                 }
                 instance.split_brain = None;
+                instance.paired &= suspended || !instance.peers.is_empty();
                 Outcome::Changed(())
             }
             None => Outcome::Unchanged(()),
@@ -143,13 +154,12 @@ pub(crate) fn propagate(sites: &mut Sites, site: &str, id: InstanceId) {
     let Some(active) = sites.get(site).and_then(|s| s.instances.get(&id)).cloned() else { return };
     let mut is_alone = true;
     for peer in active.peers.keys() {
-        let up = site_of(sites, *peer).is_some_and(|s| sites.get(&s).is_some_and(|s| !s.down));
+        let (linked, beside) = (reaches(sites, id, *peer), is_beside(sites, &active, *peer));
         if let Some(peer) = get_mut(sites, *peer)
-            && follows(peer)
+            && (follows(peer) || is_writable(peer))
             && peer.epoch <= active.epoch
         {
-            let linked = peer.peers.contains_key(&id);
-            if up && linked && peer.up_to_date {
+            if linked && peer.up_to_date && (follows(peer) || beside) {
                 peer.data.clone_from(&active.data);
                 is_alone = false;
             } else {
@@ -165,30 +175,72 @@ pub(crate) fn propagate(sites: &mut Sites, site: &str, id: InstanceId) {
     }
 }
 
+/// Whether an instance takes no writes because it is cut off from the peer that it serves beside.
+pub(crate) fn is_suspended(sites: &Sites, id: InstanceId) -> bool {
+    let Some(instance) = get(sites, id).filter(|i| is_writable(i) && i.paired) else { return false };
+    // One that left in order holds nobody back while it can be told what is written.
+    let fine = |peer: &InstanceId| {
+        is_beside(sites, instance, *peer)
+            || (reaches(sites, id, *peer) && get(sites, *peer).is_some_and(follows))
+    };
+    !instance.peers.keys().any(fine)
+}
+
+/// The active peer at this epoch that an instance is connected to.
+pub(crate) fn lead_of(sites: &Sites, id: InstanceId, epoch: Epoch) -> Option<InstanceId> {
+    let peers = get(sites, id)?.peers.keys().copied();
+    let leads =
+        |peer: &InstanceId| get(sites, *peer).is_some_and(|p| p.role == Role::Active && p.epoch == epoch);
+    peers.into_iter().find(|peer| leads(peer) && reaches(sites, id, *peer))
+}
+
+/// Whether both serve at one epoch and tell each other what they write.
+fn is_beside(sites: &Sites, instance: &Instance, peer: InstanceId) -> bool {
+    let joined = |other: &Instance| is_writable(other) && other.paired && other.epoch == instance.epoch;
+    instance.paired && reaches(sites, instance.spec.instance, peer) && get(sites, peer).is_some_and(joined)
+}
+
+/// An active instance of a resource all of whose instances are.
+fn is_writable(instance: &Instance) -> bool {
+    instance.role == Role::Active && instance.style() == Some(Style::Writable)
+}
+
 fn follows(instance: &Instance) -> bool {
-    (instance.role == Role::Secondary && !instance.own)
-        || (instance.role == Role::Active && instance.style() == Some(Style::Writable))
+    instance.role == Role::Secondary && !instance.own
 }
 
 /// The data of the active peer that an instance follows.
 fn source_of(sites: &Sites, instance: &Instance) -> Option<(InstanceId, Data)> {
+    let id = instance.spec.instance;
     instance.peers.keys().find_map(|peer| {
         let up = site_of(sites, *peer).is_some_and(|s| sites.get(&s).is_some_and(|s| !s.down));
         get(sites, *peer)
             .filter(|p| up && p.role == Role::Active && p.up_to_date && p.epoch >= instance.epoch)
-            .filter(|p| p.peers.contains_key(&instance.spec.instance))
+            .filter(|p| p.peers.contains_key(&id) && !is_cut(sites, id, *peer))
             .map(|p| (*peer, p.data.clone()))
     })
+}
+
+/// Whether both know each other, and nothing lies between them.
+fn reaches(sites: &Sites, one: InstanceId, other: InstanceId) -> bool {
+    let up = |id| site_of(sites, id).is_some_and(|s| sites.get(&s).is_some_and(|s| !s.down));
+    up(other) && get(sites, other).is_some_and(|o| o.peers.contains_key(&one)) && !is_cut(sites, one, other)
+}
+
+/// Whether somebody cut the link between two sites.
+fn is_cut(sites: &Sites, one: InstanceId, other: InstanceId) -> bool {
+    let (Some(here), Some(there)) = (site_of(sites, one), site_of(sites, other)) else { return true };
+    sites.get(&here).is_some_and(|site| site.cut_from.contains(&there))
 }
 
 fn site_of(sites: &Sites, id: InstanceId) -> Option<String> {
     sites.iter().find(|(_, site)| site.instances.contains_key(&id)).map(|(name, _)| name.clone())
 }
 
-fn get(sites: &Sites, id: InstanceId) -> Option<&Instance> {
+pub(crate) fn get(sites: &Sites, id: InstanceId) -> Option<&Instance> {
     sites.values().find_map(|site| site.instances.get(&id))
 }
 
-fn get_mut(sites: &mut Sites, id: InstanceId) -> Option<&mut Instance> {
+pub(crate) fn get_mut(sites: &mut Sites, id: InstanceId) -> Option<&mut Instance> {
     sites.values_mut().find_map(|site| site.instances.get_mut(&id))
 }

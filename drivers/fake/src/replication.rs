@@ -34,13 +34,11 @@ impl Fake {
         sites: &mut Sites,
         spec: InstanceSpec,
     ) -> Result<Outcome<InstanceInfo>> {
-        let Some(replication) = &spec.replication else {
+        if spec.replication.is_none() {
             return Err(Error::invalid("a replica needs to be told its style"));
-        };
-        // All sides of a writable resource are active; it takes writes once it is up to date.
-        let role = if replication.style == Style::Writable { Role::Active } else { Role::Secondary };
+        }
         let id = spec.instance;
-        let made = self.create(sites, spec, role)?;
+        let made = self.create(sites, spec, Role::Secondary)?;
         if !made.is_changed() {
             return Ok(made);
         }
@@ -68,6 +66,7 @@ impl Fake {
         if current {
             find(sites, &self.config.site, id)?.shown = true;
         }
+        let suspended = peers::is_suspended(sites, id);
         let instance = find(sites, &self.config.site, id)?;
         let state = match instance.role {
             _ if split_brain.is_some() => ReplicaState::Error,
@@ -91,7 +90,12 @@ impl Fake {
             }),
             split_brain,
             position: None,
-            health: Health::Ok,
+            health: match suspended {
+                true => Health::Degraded {
+                    reason: "it is cut off from its peer, and waits to be told who goes on".into(),
+                },
+                false => Health::Ok,
+            },
         })
     }
 
@@ -110,6 +114,8 @@ impl Fake {
             } else {
                 Outcome::Changed
             };
+            // Told to go on without those that stay at an older epoch.
+            instance.paired &= instance.epoch == epoch;
             instance.epoch = epoch;
             instance.served = true;
             instance.quiesced = false;
@@ -121,6 +127,16 @@ impl Fake {
             )));
         }
         self.check_promotion(instance, promotion)?;
+        let joins =
+            instance.style() == Some(Style::Writable) && matches!(promotion, Promotion::Planned { .. });
+        let beside = if joins { peers::lead_of(sites, id, epoch) } else { None };
+        let instance = find(sites, &self.config.site, id)?;
+        if joins && !instance.peers.is_empty() && instance.role == Role::Secondary && beside.is_none() {
+            return Err(Error::conflict(format!(
+                "instance {id} is not connected to an active one at epoch {epoch}"
+            )));
+        }
+        instance.paired = beside.is_some();
         instance.epoch = epoch;
         instance.role = Role::Active;
         instance.served = true;
@@ -130,7 +146,11 @@ impl Fake {
         instance.resync_left = 0;
         // What its users write and make points of is what they read.
         instance.rot.clear();
-        Ok(Outcome::Changed(self.info(instance)))
+        let info = self.info(instance);
+        if let Some(lead) = beside.and_then(|lead| peers::get_mut(sites, lead)) {
+            lead.paired = true;
+        }
+        Ok(Outcome::Changed(info))
     }
 
     fn check_promotion(&self, instance: &Instance, promotion: Promotion) -> Result<()> {
@@ -192,6 +212,7 @@ impl Fake {
         }
         instance.epoch = epoch;
         instance.role = role;
+        instance.paired = false;
         instance.quiesced = false;
         instance.shown = self.config.mode == Mode::Streamed;
         // The call confirms the epoch: it is served as its role says, if that is to be served at all.

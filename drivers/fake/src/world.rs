@@ -43,6 +43,9 @@ pub(crate) struct Site {
     /// Nobody can reach it.
     #[serde(skip)]
     pub(crate) down: bool,
+    /// Sites that its storage cannot reach.
+    #[serde(skip)]
+    pub(crate) cut_from: BTreeSet<String>,
 }
 
 /// All sites, as they are stored.
@@ -209,7 +212,7 @@ impl World {
         if found.role != Role::Active || found.access.read_only {
             return Err(WriteRefused::ReadOnly);
         }
-        if found.quiesced {
+        if found.quiesced || crate::peers::is_suspended(&state.sites, instance) {
             return Err(WriteRefused::Quiesced);
         }
         let (resource, epoch) = (found.spec.resource, found.epoch);

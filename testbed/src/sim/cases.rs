@@ -35,11 +35,12 @@ pub enum Kind {
     Repair,
     Migrate,
     MigrateByPoints,
+    Arbitrate,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::CreateShare,
         Self::CreateReplica,
         Self::Sync,
@@ -56,6 +57,7 @@ impl Kind {
         Self::Repair,
         Self::Migrate,
         Self::MigrateByPoints,
+        Self::Arbitrate,
     ];
 
     /// The operation's kind, as the log says it.
@@ -72,6 +74,7 @@ impl Kind {
             Self::Extend | Self::Shrink => "resize",
             Self::Repair => "repair",
             Self::Migrate | Self::MigrateByPoints => "migrate",
+            Self::Arbitrate => "arbitrate",
         }
     }
 }
@@ -130,7 +133,11 @@ pub fn run(case: &Case) -> Outcome {
     let config = Config { seed: 1, transport: case.transport, twice: case.twice, jitter: false, moves };
     let sim = Sim::new(config);
     let counts = RefCell::new((Counts::default(), Vec::new()));
+    let claims = case.style == Style::Writable;
     let mut rested = sim.life(async |life| {
+        if claims {
+            life.answer_claims(7);
+        }
         let scene = prepare(life, case).await;
         let faults: Vec<Fault> = case.fault.into_iter().collect();
         life.stage().open(Some(case.kind.logged()), &faults);
@@ -143,7 +150,12 @@ pub fn run(case: &Case) -> Outcome {
         went(life, case, &scene).await
     });
     while rested.is_none() {
-        rested = sim.life(async |life| life.rest().await);
+        rested = sim.life(async |life| {
+            if claims {
+                life.answer_claims(7);
+            }
+            life.rest().await
+        });
     }
     let mut problems = sim.stage.problems();
     problems.extend(rested.and_then(Result::err).unwrap_or_default());
@@ -268,6 +280,11 @@ async fn request(life: &Life<'_>, case: &Case, scene: &Scene) -> Result<(), Deni
             let request = MigrationRequest { needs, ..migration(there) };
             manager.migrate(&caller, share, request).await.map(drop)
         }
+        Kind::Arbitrate => {
+            life.stage().cut(SITES[0], SITES[1], 20);
+            parted_and_joined(life, share).await;
+            Ok(())
+        }
         Kind::Repair => {
             life.sim.world.clear_faults();
             for _ in 0..40 {
@@ -277,6 +294,21 @@ async fn request(life: &Life<'_>, case: &Case, scene: &Scene) -> Result<(), Deni
                 }
             }
             Ok(())
+        }
+    }
+}
+
+/// Waits until one of two lost, and both are active again; not for ever: the laws of rest say what is wrong then.
+async fn parted_and_joined(life: &Life<'_>, share: ResourceId) {
+    let mut parted = false;
+    for _ in 0..1200 {
+        life.sleep(Duration::from_millis(250)).await;
+        life.stage().pass();
+        let rows = life.sim.rows.family(share).await.expect("the store answers").instances;
+        let active = rows.iter().all(|row| row.replica_state == Some(ReplicaState::Active));
+        parted |= !active;
+        if parted && active {
+            return;
         }
     }
 }

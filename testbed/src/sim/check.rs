@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tandem_contract::{InstanceId, PointId, ReplicaState, Role, Style};
+use tandem_contract::{Epoch, InstanceId, PointId, ReplicaState, Role, Style};
 use tandem_driver_fake::Inspected;
 use tandem_manager::model::{Instance, InstanceStatus, Part, RuleState};
 use tandem_manager::store::{Family, InstanceQuery, ShareQuery, Store};
@@ -64,9 +64,14 @@ fn of_share(sim: &Sim, family: &Family, seen: &BTreeMap<InstanceId, Inspected>, 
             i.part == Part::Whole && i.replica_state.is_none_or(|state| state == ReplicaState::Active)
         })
         .collect();
-    let [active] = active[..] else {
-        say(format!("{} instances are active by their rows", active.len()));
-        return;
+    let writable = share.replication == Some(Style::Writable);
+    let active = match active[..] {
+        [active] => active,
+        [active, ..] if writable => active,
+        _ => {
+            say(format!("{} instances are active by their rows", active.len()));
+            return;
+        }
     };
     let serves = !matches!(active.status, InstanceStatus::Error | InstanceStatus::ErrorDeleting);
     let Some(source) = seen.get(&active.id) else {
@@ -84,7 +89,7 @@ fn of_share(sim: &Sim, family: &Family, seen: &BTreeMap<InstanceId, Inspected>, 
             active.id, share.epoch, source.role, source.epoch
         ));
     }
-    if source.quiesced || source.read_only || !source.served {
+    if source.quiesced || source.read_only || !source.served || source.suspended {
         say(format!("users cannot write to the active {}: {source:?}", active.id));
     }
     if active.status == InstanceStatus::Available && source.size_bytes != share.size_gb * GIB {
@@ -107,7 +112,11 @@ fn of_share(sim: &Sim, family: &Family, seen: &BTreeMap<InstanceId, Inspected>, 
             }
             continue;
         };
-        follower(row, source, there, &mut say);
+        if writable {
+            joined(share.epoch, row, source, there, &mut say);
+        } else {
+            follower(row, source, there, &mut say);
+        }
         // What was found equal was read after it had rotted.
         let checked = row.checked.as_ref().map(|c| c.at);
         if !there.rotten.is_empty() && checked.is_some_and(|at| Some(at) > sim.stage.rotted_at(row.id)) {
@@ -125,11 +134,46 @@ fn of_share(sim: &Sim, family: &Family, seen: &BTreeMap<InstanceId, Inspected>, 
     }
     let mut say = |what: String| wrong.push(format!("share {}: {what}", share.id));
     let writes = |site: &str, id| sim.stage.clients(|clients, world| clients.write(world, site, id, 8));
-    for there in seen.values().filter(|there| there.resource == share.id) {
-        let may = there.instance == active.id || there.style == Some(Style::Writable);
+    // What could not be deleted is deleted again one day, and may serve until then.
+    let stays =
+        |id| !family.instances.iter().any(|row| row.id == id && row.status == InstanceStatus::ErrorDeleting);
+    for there in
+        seen.values().filter(|there| there.resource == share.id && (!writable || stays(there.instance)))
+    {
+        let is_active =
+            |row: &&Instance| row.id == there.instance && row.replica_state == Some(ReplicaState::Active);
+        let may = there.instance == active.id || family.instances.iter().any(|row| is_active(&row));
         if writes(&there.site, there.instance) != may {
             say(format!("a write to {} was {}", there.instance, if may { "refused" } else { "taken" }));
         }
+    }
+}
+
+/// All are active; but for what was fenced, is in error, or holds what nobody said that it may give up.
+fn joined(epoch: Epoch, row: &Instance, source: &Inspected, there: &Inspected, say: &mut impl FnMut(String)) {
+    if row.unfenced {
+        say(format!("{} is still unfenced", row.id));
+    }
+    let rests = row.status != InstanceStatus::Available || row.fenced || there.parted;
+    if row.replica_state != Some(ReplicaState::Active) {
+        if there.role == Role::Active && !there.suspended && row.status != InstanceStatus::ErrorDeleting {
+            say(format!("{} serves, but not by its row", row.id));
+        }
+        // Storage joins two; a third one says that it cannot be.
+        let third = row.reason.as_ref().is_some_and(|why| why.contains("joins two, not three"));
+        if !rests && !third {
+            say(format!("{} is {:?} at rest: {:?}", row.id, row.replica_state, row.reason));
+        }
+        return;
+    }
+    if (there.role, there.epoch) != (Role::Active, epoch) || there.suspended || !there.served {
+        say(format!("{} should serve at epoch {epoch}: {there:?}", row.id));
+    }
+    if there.data != source.data {
+        say(format!("{} does not hold what the other active one holds", row.id));
+    }
+    if row.exports.is_empty() || row.yields {
+        say(format!("{} is active, and users are told {:?}; it yields: {}", row.id, row.exports, row.yields));
     }
 }
 

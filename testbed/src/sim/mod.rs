@@ -9,6 +9,7 @@
 //! A run follows from its seed alone: ids, the order of tasks, users' writes and faults. [`stage::Stage::trace`] is its
 //! history; the same seed gives the same history.
 
+mod arbiter;
 pub mod cases;
 pub mod check;
 pub mod clients;

@@ -29,6 +29,16 @@ pub fn run(seed: u64) -> Run {
     let mut rng = Rng::new(seed);
     let transport = *rng.pick(&Transport::ALL).expect("there are transports");
     let style = if rng.chance(50) { Style::Readable } else { Style::Dr };
+    run_as(seed, rng, transport, style)
+}
+
+/// The same with shares all of whose instances are active, and links that are cut between them.
+pub fn run_writable(seed: u64) -> Run {
+    run_as(seed, Rng::new(seed ^ 0x7772_6974_6162_6c65), Transport::Storage, Style::Writable)
+}
+
+fn run_as(seed: u64, mut rng: Rng, transport: Transport, style: Style) -> Run {
+    let writable = style == Style::Writable;
     let twice = rng.chance(15);
     let sim = Sim::new(Config { seed, transport, twice, jitter: true, moves: !seed.is_multiple_of(4) });
     sim.stage.say(&format!("seed {seed}: {} {} twice={twice}", transport.word(), style.as_str()));
@@ -37,6 +47,9 @@ pub fn run(seed: u64) -> Run {
     let mut left = 12 + rng.below(20);
     let rested = loop {
         let ended = sim.life(async |life| {
+            if writable {
+                life.answer_claims(rng.below(u64::MAX));
+            }
             let share_type = match share_type {
                 Some(id) => id,
                 None => {
@@ -49,6 +62,9 @@ pub fn run(seed: u64) -> Run {
             };
             while left > 0 {
                 left -= 1;
+                if writable {
+                    part(life, &mut rng).await;
+                }
                 act(life, &mut rng, share_type).await;
                 // The others are as they were before there was such a thing.
                 if seed.is_multiple_of(2) {
@@ -85,6 +101,21 @@ async fn act(life: &Life<'_>, rng: &mut Rng, share_type: Uuid) {
     let query = InstanceQuery { share_id: Some(share.id), ..InstanceQuery::default() };
     let rows = life.sim.rows.instances(&query).await.expect("the store answers").items;
     request(life, rng, share, &rows).await;
+}
+
+/// Now and then two sites cannot reach each other for a while, or one of several active instances is deleted.
+async fn part(life: &Life<'_>, rng: &mut Rng) {
+    if rng.chance(25) {
+        let (one, other) = *rng.pick(&[(0, 1), (0, 1), (0, 2), (1, 2)]).expect("there are sites");
+        life.stage().cut(SITES[one], SITES[other], 1 + rng.below(90));
+    }
+    if rng.chance(5) {
+        let query = InstanceQuery { replicas_only: true, ..InstanceQuery::default() };
+        let rows = life.sim.rows.instances(&query).await.expect("the store answers").items;
+        if let Some(row) = rng.pick(&rows) {
+            say(life, "delete any replica", life.manager.delete_replica(&admin(), row.id, false).await);
+        }
+    }
 }
 
 /// Now and then something of a replica rots, or a replica is checked.

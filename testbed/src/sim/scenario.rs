@@ -180,12 +180,23 @@ impl Life<'_> {
         (share, replica)
     }
 
-    /// Waits until a replica is available and in sync.
+    /// Whether all instances of a share are to be active.
+    pub async fn is_writable(&self, share: ResourceId) -> bool {
+        let share = self.sim.rows.share(share).await.expect("the store answers");
+        share.is_some_and(|share| share.replication == Some(Style::Writable))
+    }
+
+    /// Waits until a replica is available and in sync, or active where all are.
     pub async fn in_sync(&self, replica: InstanceId) {
         for _ in 0..4 * LONG.as_secs() {
             let row = self.sim.rows.instance(replica).await.expect("the store answers");
+            let writable = match &row {
+                Some(row) => self.is_writable(row.share_id).await,
+                None => false,
+            };
+            let state = if writable { ReplicaState::Active } else { ReplicaState::InSync };
             let is = |row: &tandem_manager::model::Instance| {
-                row.status == InstanceStatus::Available && row.replica_state == Some(ReplicaState::InSync)
+                row.status == InstanceStatus::Available && row.replica_state == Some(state)
             };
             if row.as_ref().is_some_and(is) && self.unfinished().await.is_empty() {
                 return;

@@ -123,6 +123,10 @@ struct Inner {
     failing: Vec<(String, Option<InstanceId>, Error, u32)>,
     /// Sites that come back.
     returns: Vec<(Timestamp, String, bool)>,
+    /// Links that are joined again.
+    cuts: Vec<(Timestamp, String, String)>,
+    /// Who was told to go on, by resource and the epoch before.
+    winners: BTreeMap<(ResourceId, Epoch), InstanceId>,
     /// Calls cease to fail later; whether somebody cancels the operation then.
     later: Vec<(Timestamp, bool)>,
     /// The kind of operation that cancels are meant for, and the operation.
@@ -150,6 +154,8 @@ impl Stage {
             faults: Vec::new(),
             failing: Vec::new(),
             returns: Vec::new(),
+            cuts: Vec::new(),
+            winners: BTreeMap::new(),
             later: Vec::new(),
             kind: None,
             target: None,
@@ -240,9 +246,30 @@ impl Stage {
         inner.returns.push((at, site.to_owned(), true));
     }
 
+    /// The link between two sites is cut for so many seconds.
+    pub fn cut(&self, one: &str, other: &str, seconds: u64) {
+        self.world.cut(one, other, true);
+        let mut inner = self.lock();
+        let at = inner.now().plus(Duration::from_secs(seconds));
+        inner.cuts.push((at, one.to_owned(), other.to_owned()));
+        inner.say(&format!("{one} and {other} are cut off from each other"));
+    }
+
+    /// An instance was told to go on alone: nobody else ever was from that epoch on.
+    pub fn won(&self, resource: ResourceId, before: Epoch, instance: InstanceId) {
+        let mut inner = self.lock();
+        let first = *inner.winners.entry((resource, before)).or_insert(instance);
+        if first != instance {
+            inner.broken(format!("{first} and {instance} were both told to go on after epoch {before}"));
+        }
+    }
+
     /// Ends every fault that lasts.
     pub fn mend(&self) {
         let mut inner = self.lock();
+        for (_, one, other) in std::mem::take(&mut inner.cuts) {
+            self.world.cut(&one, &other, false);
+        }
         inner.failing.clear();
         inner.later.clear();
         for (_, site, off) in std::mem::take(&mut inner.returns) {
@@ -266,6 +293,15 @@ impl Stage {
         let (due, left) = std::mem::take(&mut inner.returns).into_iter().partition(|(at, ..)| *at <= now);
         inner.returns = left;
         let due: Vec<(Timestamp, String, bool)> = due;
+        let (joined, left): (Vec<_>, _) =
+            std::mem::take(&mut inner.cuts).into_iter().partition(|(at, ..)| *at <= now);
+        inner.cuts = left;
+        for (_, one, other) in joined {
+            if !inner.cuts.iter().any(|(_, a, b)| (a, b) == (&one, &other) || (b, a) == (&one, &other)) {
+                inner.say(&format!("{one} and {other} reach each other again"));
+                self.world.cut(&one, &other, false);
+            }
+        }
         for (_, site, off) in due {
             inner.say(&format!("{site} is back"));
             self.restore(&site, off);
@@ -297,7 +333,7 @@ impl Stage {
     /// Whether something lasts that keeps a manager from its rest.
     pub fn is_disturbed(&self) -> bool {
         let inner = self.lock();
-        !inner.returns.is_empty() || !inner.later.is_empty()
+        !inner.returns.is_empty() || !inner.later.is_empty() || !inner.cuts.is_empty()
     }
 
     /// How much happened since the stage was opened.

@@ -114,7 +114,8 @@ impl Server {
             policy: Arc::new(Policy::load(policy).expect("a policy")),
             settings: Settings::default(),
         });
-        let native = Native { app: app.clone(), drivers: Arc::new(Vec::new), started_at };
+        let secrets = tandem_server::native::Secrets::default();
+        let native = Native { app: app.clone(), drivers: Arc::new(Vec::new), started_at, secrets };
         let router = tandem_server::router(app).merge(tandem_server::native::router(Arc::new(native)));
         let server = Self { manager, world: World::named(&world_name), router, _tokens: folder };
         server.until_backends_are_up().await;

@@ -4,6 +4,7 @@
 //! what the tests hold the routes and their answers to. Fields may join; none goes or changes its meaning.
 
 mod backends;
+mod claims;
 mod document;
 mod migration;
 mod operations;
@@ -28,6 +29,7 @@ use tandem_manager::{Denied, Manager};
 use crate::app::App;
 use crate::auth::{Refusal, TOKEN_HEADER};
 use crate::policy::credentials;
+pub use claims::Secrets;
 use document::Params;
 
 /// A file of a folder of drivers, here or on another host; or a host that is away.
@@ -49,6 +51,8 @@ pub struct Native {
     pub drivers: Arc<dyn Fn() -> Vec<DriverFile> + Send + Sync>,
     /// When the server started.
     pub started_at: Timestamp,
+    /// Whose hosts may claim.
+    pub secrets: Secrets,
 }
 
 /// What a caller must be allowed to.
@@ -56,6 +60,8 @@ pub struct Native {
 enum Needs {
     /// Nothing: anybody may ask.
     Nothing,
+    /// The secret of a back end; the call itself knows whose.
+    Secret,
     /// The policy rule for looking.
     Read,
     /// The policy rule for steering.
@@ -76,6 +82,8 @@ struct Call {
     native: Arc<Native>,
     path: Vec<(String, String)>,
     params: Params,
+    /// The hash of the secret that came along.
+    secret: Option<blake3::Hash>,
 }
 
 /// One line of the table of calls.
@@ -119,6 +127,7 @@ const ROUTES: &[Route] = &[
     route!(GET "/v1/replicas" Read shares::replicas),
     route!(GET "/v1/replicas/{id}" Read shares::replica),
     route!(POST "/v1/replicas/{id}/verify" Operate shares::verify),
+    route!(POST "/v1/replicas/{id}/claim" Secret claims::claim),
     route!(GET "/v1/access-rules" Read shares::rules),
 ];
 
@@ -158,7 +167,8 @@ async fn serve(
     let admitted = async {
         native.admit(&headers, route.needs).await?;
         let params = Params::read(route.path, route.verb, query.as_deref()).map_err(Refused::bad_request)?;
-        Ok(Call { native: native.clone(), path, params })
+        let secret = headers.get(claims::SECRET_HEADER).map(|given| blake3::hash(given.as_bytes()));
+        Ok(Call { native: native.clone(), path, params, secret })
     };
     let outcome = match admitted.await {
         Err(refused) => Err(refused),
@@ -181,7 +191,7 @@ impl Native {
     /// Whether the caller may. Where nobody needs a token, no token is fine.
     async fn admit(&self, headers: &HeaderMap, needs: Needs) -> Result<(), Refused> {
         let rule = match needs {
-            Needs::Nothing => return Ok(()),
+            Needs::Nothing | Needs::Secret => return Ok(()),
             Needs::Read => "tandem:read",
             Needs::Operate => "tandem:operate",
         };

@@ -12,11 +12,12 @@ use tandem_contract::{Error, InstanceId, Manifest, OpId, ResourceId};
 use tandem_manager::clock::{Clock as _, SystemClock};
 use tandem_manager::model::{InstanceStatus, Intent};
 use tandem_manager::store::memory::MemoryStore;
+use tandem_manager::store::{Batch, Row};
 use tandem_manager::{BackendConfig, Caller, Manager, NewReplica, NewRule, NewShare, NewType};
 use tower::ServiceExt as _;
 
 use super::document::DOCUMENT;
-use super::{DriverFile, Native, ROUTES, router};
+use super::{DriverFile, Native, ROUTES, Secrets, router};
 use crate::app::{App, Settings};
 use crate::auth::{Authenticator, Identity, NoAuth, Refusal, Tokens};
 use crate::policy::Policy;
@@ -71,20 +72,31 @@ impl Server {
             summary: "Plain folders.".into(),
             tokens: Vec::new(),
         };
+        let mut secrets = Secrets::default();
+        secrets.add("alpha", "of alpha");
+        secrets.add("beta", "of beta");
         let drivers = vec![
             DriverFile { host: None, file: "libtandem_driver_directory.so".into(), driver: Ok(manifest) },
             DriverFile { host: None, file: "notes.so".into(), driver: Err("notes.so is no driver.".into()) },
             DriverFile { host: Some("far".into()), file: String::new(), driver: Err("far is away.".into()) },
         ];
-        let native =
-            Arc::new(Native { app: Arc::new(app), drivers: Arc::new(move || drivers.clone()), started_at });
+        let native = Arc::new(Native {
+            app: Arc::new(app),
+            drivers: Arc::new(move || drivers.clone()),
+            started_at,
+            secrets,
+        });
         Self { native, share, instance, operation }
     }
 
     async fn call(&self, method: &str, path: &str, token: Option<&str>) -> (u16, Value) {
+        self.call_with(method, path, token.map(|token| ("X-Auth-Token", token))).await
+    }
+
+    async fn call_with(&self, method: &str, path: &str, header: Option<(&str, &str)>) -> (u16, Value) {
         let mut request = Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(path);
-        if let Some(token) = token {
-            request = request.header("X-Auth-Token", token);
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
         }
         let request = request.body(Body::empty()).unwrap();
         let response = router(self.native.clone()).oneshot(request).await.unwrap();
@@ -110,6 +122,10 @@ impl Server {
             manager.reset_instance_status(&caller, follower, InstanceStatus::Available).await.unwrap();
             return self.call(method, &path.replace("{id}", &follower.to_string()), None).await;
         }
+        if path.ends_with("/claim") {
+            let path = self.side().await;
+            return self.call_with(method, &path, Some(("X-Tandem-Secret", "of alpha"))).await;
+        }
         let mut path = path.replace("{id}", &id).replace("{name}", "alpha");
         if path == "/v1/access-rules" {
             path += &format!("?share_id={}", self.share);
@@ -118,6 +134,24 @@ impl Server {
             path += "?host=h@b";
         }
         self.call(method, &path, None).await
+    }
+
+    /// Makes a writable share whose instance lies on the first back end; where its claims go.
+    async fn side(&self) -> String {
+        let manager = &self.native.app.manager;
+        let extra_specs = BTreeMap::from([("replication_type".to_owned(), "writable".to_owned())]);
+        let name = format!("writable {}", uuid::Uuid::new_v4());
+        let new = NewType { name, description: None, is_public: true, extra_specs };
+        let share_type_id = manager.create_type(new).await.unwrap().id;
+        let new = NewShare { size_gb: 1, protocol: "NFS".into(), share_type_id, ..NewShare::default() };
+        let caller = Caller { project_id: "p".into(), admin: true, ..Caller::default() };
+        let share = manager.create_share(&caller, new).await.unwrap();
+        let mut row = manager.store().family(share.id).await.unwrap().instances.remove(0);
+        row.pool = Some("h@alpha#p".parse().unwrap());
+        let path = format!("/v1/replicas/{}/claim?epoch=1", row.id);
+        let batch = Batch { put: vec![Row::Instance(Box::new(row))], ..Batch::default() };
+        manager.store().commit(batch).await.unwrap();
+        path
     }
 }
 
@@ -221,7 +255,7 @@ async fn every_path_of_the_document_answers_as_its_schema_says() {
 #[tokio::test]
 async fn what_is_not_there_and_what_makes_no_sense_is_refused_as_documented() {
     let server = Server::new().await;
-    for (method, path, call) in documented() {
+    for (method, path, call) in documented().into_iter().filter(|(_, path, _)| !path.ends_with("/claim")) {
         if path.contains('{') {
             for stranger in
                 ["00000000-0000-0000-0000-000000000000", "%00", "x'%20OR%20'1'='1", "..%2f..%2fetc"]
@@ -267,7 +301,7 @@ async fn policy_decides_and_an_administrator_may() {
     };
     std::fs::write(&file, entry("of-an-admin", "admin") + &entry("of-a-member", "member")).unwrap();
     let server = Server::with(Arc::new(Tokens::load(file).unwrap())).await;
-    for (method, path, call) in documented() {
+    for (method, path, call) in documented().into_iter().filter(|(_, path, _)| !path.ends_with("/claim")) {
         let open = call.get("security").is_some();
         for (token, refused) in [(None, 401), (Some("unknown"), 401), (Some("of-a-member"), 403)] {
             let (status, body) = server.call(&method, path, token).await;
@@ -329,4 +363,47 @@ async fn a_back_end_that_is_down_says_why_and_drivers_are_what_the_folder_holds(
     assert_eq!(body["drivers"][1]["state"], "refused");
     assert_eq!(body["drivers"][1]["reason"], "notes.so is no driver.");
     assert_eq!((&body["drivers"][2]["state"], &body["drivers"][2]["host"]), (&json!("away"), &json!("far")));
+}
+
+#[tokio::test]
+async fn a_claim_needs_the_secret_of_its_back_end_and_is_decided_once() {
+    let server = Server::new().await;
+    let path = server.side().await;
+    let secret = |secret| Some(("X-Tandem-Secret", secret));
+    for refused in
+        [None, secret(""), secret("of beta"), secret("of alpha "), Some(("X-Auth-Token", "of alpha"))]
+    {
+        let (status, body) = server.call_with("POST", &path, refused).await;
+        assert_eq!(status, 401, "{refused:?}: {body}");
+        assert!(!body.to_string().contains("of alpha"), "{body}");
+    }
+    let nobody = format!("/v1/replicas/{}/claim?epoch=1", uuid::Uuid::nil());
+    for path in [nobody.as_str(), "/v1/replicas/x/claim?epoch=1"] {
+        assert_eq!(server.call_with("POST", path, secret("of alpha")).await.0, 401);
+    }
+    for _ in 0..2 {
+        let (status, body) = server.call_with("POST", &path, secret("of alpha")).await;
+        assert_eq!((status, &body["claim"]), (200, &json!({"outcome": "won", "epoch": 2})));
+    }
+    let stale = path.replace("epoch=1", "epoch=7");
+    let (status, body) = server.call_with("POST", &stale, secret("of alpha")).await;
+    assert_eq!((status, &body["claim"]["outcome"]), (200, &json!("lost")));
+    assert!(body["claim"]["why"].as_str().unwrap().contains("epoch 7"));
+    for odd in ["", "?epoch=0", "?epoch=x", "?epoch=1&stranger=1"] {
+        let path = path.replace("?epoch=1", odd);
+        assert_eq!(server.call_with("POST", &path, secret("of alpha")).await.0, 400, "{odd}");
+    }
+}
+
+#[tokio::test]
+async fn only_a_writable_share_is_arbitrated() {
+    let server = Server::new().await;
+    let manager = &server.native.app.manager;
+    let mut row = manager.store().instance(server.instance).await.unwrap().unwrap();
+    row.pool = Some("h@beta#p".parse().unwrap());
+    let path = format!("/v1/replicas/{}/claim?epoch=1", row.id);
+    let batch = Batch { put: vec![Row::Instance(Box::new(row))], ..Batch::default() };
+    manager.store().commit(batch).await.unwrap();
+    let (status, body) = server.call_with("POST", &path, Some(("X-Tandem-Secret", "of beta"))).await;
+    assert_eq!(status, 409, "{body}");
 }

@@ -2,6 +2,7 @@
 //! nothing here takes a step or calls a driver.
 
 mod access;
+mod claim;
 mod migration;
 mod migration_check;
 mod operation;

@@ -251,6 +251,10 @@ pub struct Instance {
     /// It was fenced after a forced promotion; it follows only once a resync says which side to keep.
     #[serde(default)]
     pub fenced: bool,
+    /// Of a `writable` share: what it holds that no other side has was acknowledged to nobody, and is given up when it
+    /// follows again. It lost an arbitration, or was about to join the active ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub yields: bool,
     /// What it is to its resource.
     #[serde(default)]
     pub part: Part,

@@ -1,7 +1,7 @@
 //! Operations: the durable record of one accepted request.
 
 use serde::{Deserialize, Serialize};
-use tandem_contract::{Error, InstanceId, OpId, PointId, ReplicaState, ResourceId};
+use tandem_contract::{Epoch, Error, InstanceId, OpId, PointId, ReplicaState, ResourceId};
 
 use super::{InstanceStatus, MigrationRequest};
 use crate::clock::Timestamp;
@@ -85,6 +85,13 @@ pub enum Intent {
         /// Why, as a sentence.
         reason: Option<String>,
     },
+    /// Sides of a `writable` share were cut off from each other, and one was told to go on: logged, done at once, no step.
+    Arbitrate {
+        /// Who goes on.
+        instance: InstanceId,
+        /// At this epoch.
+        epoch: Epoch,
+    },
     /// Move the resource to another pool.
     Migrate {
         /// Where it is.
@@ -141,6 +148,7 @@ impl Intent {
             Self::Fence { .. } => "fence",
             Self::Repair { .. } => "repair",
             Self::Observed { .. } => "observed",
+            Self::Arbitrate { .. } => "arbitrate",
             Self::Migrate { .. } => "migrate",
             Self::Release { .. } => "release",
             Self::ResetTask { .. } => "reset_task",
@@ -162,6 +170,7 @@ impl Intent {
             Self::Verify { .. }
                 | Self::UpdateAccess
                 | Self::Observed { .. }
+                | Self::Arbitrate { .. }
                 | Self::Reset { .. }
                 | Self::ResetTask { .. }
         );
@@ -191,6 +200,7 @@ impl Intent {
             | Self::Fence { instance }
             | Self::Repair { instance }
             | Self::Observed { instance, .. }
+            | Self::Arbitrate { instance, .. }
             | Self::Migrate { destination: instance, .. }
             | Self::Release { instance, .. }
             | Self::Reset { instance, .. } => Some(*instance),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tandem_contract::{Epoch, ReplicaState, ResourceId, Style};
+use tandem_contract::{Epoch, InstanceId, ReplicaState, ResourceId, Style};
 use uuid::Uuid;
 
 use super::{Instance, InstanceStatus, Part};
@@ -44,6 +44,9 @@ pub struct Share {
     pub replication: Option<Style>,
     /// Fencing number; raised by every promotion.
     pub epoch: Epoch,
+    /// The newest arbitration between sides of a `writable` share that were cut off from each other, while it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arbitration: Option<Arbitration>,
     /// Points that are protected on the active instance, oldest first.
     #[serde(default)]
     pub points: Vec<super::PointRecord>,
@@ -58,6 +61,20 @@ pub struct Share {
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Option<Timestamp>,
+}
+
+/// What was decided between sides that were cut off from each other. It stands until the epoch rises once more or a side
+/// joins the winner: until then the winner gets the same answer again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arbitration {
+    /// Who goes on.
+    pub winner: InstanceId,
+    /// The epoch at which all sides served.
+    pub before: Epoch,
+    /// The epoch at which the winner goes on.
+    pub epoch: Epoch,
+    /// When it was decided.
+    pub at: Timestamp,
 }
 
 impl Share {

@@ -90,6 +90,11 @@ pub enum Step {
         /// The secondary.
         instance: InstanceId,
     },
+    /// Serve users beside the active one, at its epoch: of a `writable` share.
+    Join {
+        /// The secondary, which is up to date.
+        instance: InstanceId,
+    },
     /// Hold writers back.
     Quiesce {
         /// The active instance.
@@ -302,7 +307,10 @@ pub(crate) fn plan(intent: &Intent, world: &World<'_>) -> Result<Vec<Step>, Erro
             migration::migrate(world, *source, *destination, request)
         }
         Intent::Release { instance, .. } => Ok(migration::release(world, *instance)),
-        Intent::Reset { .. } | Intent::ResetTask { .. } | Intent::Observed { .. } => Ok(Vec::new()),
+        Intent::Reset { .. }
+        | Intent::ResetTask { .. }
+        | Intent::Observed { .. }
+        | Intent::Arbitrate { .. } => Ok(Vec::new()),
     }
 }
 

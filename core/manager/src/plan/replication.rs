@@ -41,7 +41,12 @@ pub(super) fn delete(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step
             "it became the active replica before it could be deleted; promote another one first",
         ));
     }
-    let mut steps = delete_steps(world, instance);
+    let mut steps = Vec::new();
+    if world.is_writable() && world.instance(instance).is_some_and(|i| is_active(i) || i.yields) {
+        // It leaves in order: what goes on beside it need not ask who may, and who lost serves nobody on its way out.
+        steps.push(Step::Demote { instance, to: Demotion::Secondary });
+    }
+    steps.extend(delete_steps(world, instance));
     if world.active().is_some_and(|a| !world.by_storage(a.id)) {
         steps.push(Step::ReleasePoints);
     }
@@ -51,10 +56,7 @@ pub(super) fn delete(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step
 fn delete_steps(world: &World<'_>, instance: InstanceId) -> Vec<Step> {
     let mut steps = Vec::new();
     // Where the active's driver cannot be asked, the replica's own tells as much.
-    if world
-        .active()
-        .is_some_and(|a| (world.by_storage(a.id) || world.by_storage(instance)) && a.id != instance)
-    {
+    if world.active_beside(instance).is_some_and(|a| world.by_storage(a.id) || world.by_storage(instance)) {
         steps.push(Step::Disconnect { instance });
     }
     steps.push(Step::DeleteReplica { instance });
@@ -70,9 +72,10 @@ pub(super) fn sync(
     asked: bool,
 ) -> Result<Vec<Step>, Error> {
     let active = world.active().ok_or_else(no_active)?;
-    if active.id == instance {
+    let is_active = |i: &Instance| i.replica_state == Some(ReplicaState::Active);
+    if active.id == instance || world.instance(instance).is_some_and(is_active) {
         // It was promoted since the sync was asked for.
-        return Err(Error::cancelled("it is the active replica now, which follows nobody"));
+        return Err(Error::cancelled("it is an active replica now, which follows nobody"));
     }
     if !asked && world.instance(instance).is_some_and(|i| i.fenced || i.unfenced) {
         return Err(Error::cancelled("it was fenced meanwhile, and follows once somebody asks for a resync"));
@@ -83,12 +86,15 @@ pub(super) fn sync(
         }
     }
     let mut steps = Vec::new();
-    if world.seen(instance).is_some_and(|seen| seen.role != Role::Secondary) {
+    if world.seen(instance).is_some_and(|seen| seen.role != Role::Secondary) && !world.has_joined(instance) {
         // Rules may have changed while it was away.
         steps.extend([Step::Demote { instance, to: Demotion::Secondary }, Step::ApplyAccess { instance }]);
     }
     if world.by_storage(active.id) {
         steps.extend([Step::Connect { instance }, Step::AwaitUpToDate { instance }]);
+        if world.is_writable() {
+            steps.push(Step::Join { instance });
+        }
         return Ok(steps);
     }
     // What is damaged may hold that very point, and is to be carried again nevertheless.
@@ -130,6 +136,11 @@ pub(super) fn promote(
     instance: InstanceId,
     wait_seconds: Option<u64>,
 ) -> Result<Vec<Step>, Error> {
+    if world.is_writable()
+        && world.instance(instance).is_some_and(|i| i.replica_state == Some(ReplicaState::Active))
+    {
+        return Ok(Vec::new());
+    }
     if let Some(why) = world.away(instance) {
         return Err(Error::unavailable(format!("replica {instance} cannot be asked: {why}")));
     }
@@ -149,6 +160,10 @@ pub(super) fn promote(
             ]);
         }
     };
+    if world.is_writable() {
+        // It becomes active beside the other one, which goes on.
+        return sync(world, instance, None, true);
+    }
     let hold = if world.can_quiesce(old) {
         Step::Quiesce { instance: old, wait_seconds }
     } else {
@@ -183,6 +198,10 @@ pub(super) fn promote(
 /// Gives the source back, active and writable; at a new epoch where one was raised. The new side may have become
 /// active although its answer was lost, so it is demoted at the same epoch before the old one serves again.
 pub(super) fn undo_promote(instance: InstanceId, steps: &[Step], failed: usize) -> Vec<Step> {
+    if steps.iter().any(|s| matches!(s, Step::Join { .. })) {
+        // Nobody else was touched.
+        return Vec::new();
+    }
     let reached = |pick: &dyn Fn(&Step) -> bool| steps.iter().take(failed + 1).any(pick);
     let old = steps.iter().find_map(|s| match s {
         Step::Demote { instance, .. } => Some(*instance),

@@ -38,6 +38,7 @@ pub(crate) fn row(id: InstanceId, state: ReplicaState) -> Instance {
         epoch: Epoch(1),
         unfenced: false,
         fenced: false,
+        yields: false,
         part: Part::Whole,
         point: None,
         reason: None,
@@ -106,7 +107,15 @@ pub(super) fn with_world<T>(
     let old = if old_away { Link::Away("unplugged".into()) } else { seen(Role::Active, None) };
     let links = HashMap::from([(OLD, old), (NEW, seen(Role::Secondary, None))]);
     let new_points = [10, 11, 12, 13].map(|n| PointId(Uuid::from_u128(n)));
-    ask(&World { instances: &instances, capabilities: &capabilities, links: &links, sides: None, new_points })
+    ask(&World {
+        instances: &instances,
+        capabilities: &capabilities,
+        links: &links,
+        sides: None,
+        style: None,
+        epoch: Epoch(1),
+        new_points,
+    })
 }
 
 fn at(steps: &[Step], pick: impl Fn(&Step) -> bool) -> Option<usize> {
@@ -203,8 +212,15 @@ fn a_cut_transfer_is_continued_with_its_point() {
     }
     let links = HashMap::from([(OLD, source), (NEW, seen(Role::Secondary, Some(point)))]);
     let new_points = [10, 11, 12, 13].map(|n| PointId(Uuid::from_u128(n)));
-    let world =
-        World { instances: &instances, capabilities: &capabilities, links: &links, sides: None, new_points };
+    let world = World {
+        instances: &instances,
+        capabilities: &capabilities,
+        links: &links,
+        sides: None,
+        style: None,
+        epoch: Epoch(1),
+        new_points,
+    };
     let steps = plan(&Intent::Sync { instance: NEW, asked: true, point: None }, &world).unwrap();
     assert_eq!(steps[0], Step::MakePoint { source: OLD, point });
 }
@@ -228,6 +244,8 @@ fn a_replica_that_went_past_the_point_gets_a_newer_one() {
             capabilities: &capabilities,
             links: &links,
             sides: None,
+            style: None,
+            epoch: Epoch(1),
             new_points,
         };
         plan(&Intent::Sync { instance: NEW, asked: false, point: Some(point) }, &world).unwrap().remove(0)

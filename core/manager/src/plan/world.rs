@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use tandem_contract::{
-    AttachKind, Capabilities, Compatibility, Error, InstanceId, Observation, PointId, PointInfo,
-    ReplicationCapability, Transport,
+    AttachKind, Capabilities, Compatibility, Epoch, Error, InstanceId, Observation, PointId, PointInfo,
+    ReplicationCapability, Role, Style, Transport,
 };
 
-use crate::draft::active_of;
+use crate::draft::{active_beside, active_of};
 use crate::model::Instance;
 
 /// Whether an instance can be asked.
@@ -43,6 +43,10 @@ pub(crate) struct World<'a> {
     pub links: &'a HashMap<InstanceId, Link>,
     /// Of a migration.
     pub sides: Option<Sides>,
+    /// How the share replicates.
+    pub style: Option<Style>,
+    /// The share's epoch.
+    pub epoch: Epoch,
     /// Names for new points, so that a plan is the same for the same world.
     pub new_points: [PointId; 4],
 }
@@ -50,6 +54,23 @@ pub(crate) struct World<'a> {
 impl World<'_> {
     pub fn active(&self) -> Option<&Instance> {
         active_of(self.instances)
+    }
+
+    /// An active instance other than this one.
+    pub fn active_beside(&self, id: InstanceId) -> Option<&Instance> {
+        active_beside(self.instances, id)
+    }
+
+    /// Whether all instances are to be active.
+    pub fn is_writable(&self) -> bool {
+        self.style == Some(Style::Writable)
+    }
+
+    /// Whether an instance of a `writable` share serves its users at the newest epoch, though its row may not say so yet:
+    /// who lost an arbitration is at an older one.
+    pub fn has_joined(&self, id: InstanceId) -> bool {
+        self.is_writable()
+            && self.seen(id).is_some_and(|seen| seen.role == Role::Active && seen.epoch == self.epoch)
     }
 
     pub fn instance(&self, id: InstanceId) -> Option<&Instance> {

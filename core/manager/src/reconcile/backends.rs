@@ -108,13 +108,14 @@ async fn serve_again(core: &SharedCore, slot: &Arc<Slot>) {
 
 /// Everything that is not being made or removed, and is no side of a migration that serves nobody: what is in error, or belongs to an operation that serves nothing (it
 /// grows), would stay unserved for ever. A promotion that has raised the epoch makes the driver refuse. What is fenced
-/// or unfenced is served by nobody.
+/// or unfenced is served by nobody, nor who lost an arbitration: it follows first.
 fn is_served(row: &Instance) -> bool {
     use InstanceStatus as S;
     !matches!(row.status, S::Creating | S::Deleting | S::ErrorDeleting)
         && row.part == Part::Whole
         && !row.unfenced
         && !row.fenced
+        && !row.yields
 }
 
 async fn ensure(core: &SharedCore, slot: &Arc<Slot>, row: &Instance) -> Result<(), Error> {

@@ -6,6 +6,7 @@ pub(crate) use backends::cx;
 mod heal;
 mod sync;
 mod verify;
+mod writable;
 pub(crate) use verify::is_overdue;
 
 use std::sync::Arc;

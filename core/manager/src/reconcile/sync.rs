@@ -115,7 +115,11 @@ async fn look(core: &SharedCore, reads: &Semaphore, share: ResourceId) -> Result
     let (Some(row), Some(share_type)) = (&family.share, &family.share_type) else { return Ok(AFTER_FAILURE) };
     let rpo = share_type.rpo_seconds();
     let again = half(Duration::from_secs(rpo));
-    if row.replication.is_none() || row.replication == Some(Style::Writable) {
+    if row.replication.is_none() {
+        return Ok(again);
+    }
+    if row.replication == Some(Style::Writable) {
+        super::writable::look(core, row, &family).await?;
         return Ok(again);
     }
     let Some(active) = active_of(&family.instances) else { return Ok(again) };
@@ -228,7 +232,7 @@ pub(super) fn follows(row: &Instance) -> bool {
 }
 
 /// Whether an operation owns it now, or the whole share.
-fn is_busy(family: &Family, row: &Instance) -> bool {
+pub(super) fn is_busy(family: &Family, row: &Instance) -> bool {
     family.operations.iter().any(|op| match op.intent {
         // What gives way keeps nobody waiting.
         Intent::UpdateAccess | Intent::Verify { .. } => false,
@@ -242,7 +246,7 @@ fn only_waits(family: &Family, row: &Instance) -> bool {
     family.operations.iter().filter(|op| op.intent.concerns(row.id)).all(|op| is_sync(&op.intent))
 }
 
-async fn report(core: &SharedCore, row: &Instance, epoch: Epoch) -> Result<ReplicaReport, Error> {
+pub(super) async fn report(core: &SharedCore, row: &Instance, epoch: Epoch) -> Result<ReplicaReport, Error> {
     match row.backend().and_then(|name| core.backends.slot(name)) {
         Some(slot) => ask(core, slot, row.id, epoch).await,
         None => Err(Error::unavailable("its back end is not in the settings")),
@@ -263,7 +267,7 @@ async fn ask(
 }
 
 /// What a driver reports as broken. That it cannot be asked is another matter: its back end is down.
-fn failure(report: &Result<ReplicaReport, Error>) -> Option<String> {
+pub(super) fn failure(report: &Result<ReplicaReport, Error>) -> Option<String> {
     match report {
         Ok(ReplicaReport { health: Health::Failed { reason }, .. }) => Some(reason.clone()),
         Err(error) if error.kind == ErrorKind::NotFound => Some(error.to_string()),
@@ -391,7 +395,7 @@ fn parted(how: &str, active: &Result<ReplicaReport, Error>) -> String {
 }
 
 /// Logs what was seen of an instance, and sets it.
-async fn observed(
+pub(super) async fn observed(
     core: &SharedCore,
     row: &Instance,
     status: Option<InstanceStatus>,

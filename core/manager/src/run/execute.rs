@@ -190,7 +190,7 @@ impl Run {
         sides: Option<Sides>,
         ask: impl FnOnce(&World<'_>) -> T,
     ) -> Option<T> {
-        family.share.as_ref()?;
+        let share = family.share.as_ref()?;
         let mut capabilities = HashMap::new();
         for row in family.instances.iter().filter(|i| i.pool.is_some()) {
             // Opens a driver that nobody has asked since the start.
@@ -204,6 +204,8 @@ impl Run {
             capabilities: &capabilities,
             links,
             sides,
+            style: share.replication,
+            epoch: share.epoch,
             new_points,
         }))
     }
@@ -275,6 +277,7 @@ impl Run {
             Step::Withdraw { .. } if self.state.undoing() => 1,
             _ if self.state.undoing() => 8,
             step if step.is_patient() => u32::MAX,
+            Step::Demote { .. } if self.intent().deletes() => u32::MAX,
             Step::Promote { .. }
             | Step::Demote { .. }
             | Step::Ensure { .. }

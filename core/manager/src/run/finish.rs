@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tandem_contract::{Error, ErrorKind, InstanceId, PointId, ReplicaState};
+use tandem_contract::{Error, ErrorKind, InstanceId, PointId, ReplicaState, Style};
 
 use crate::admission::admit_sync;
 use crate::chores::Chore;
@@ -156,9 +156,11 @@ fn set(
             note(draft, *instance, false, reason);
             vec![status(*instance, InstanceStatus::ErrorDeleting)]
         }
-        Intent::UpdateAccess | Intent::Reset { .. } | Intent::ResetTask { .. } | Intent::Observed { .. } => {
-            Vec::new()
-        }
+        Intent::UpdateAccess
+        | Intent::Reset { .. }
+        | Intent::ResetTask { .. }
+        | Intent::Observed { .. }
+        | Intent::Arbitrate { .. } => Vec::new(),
     }
 }
 
@@ -247,9 +249,16 @@ fn sync(
         .share_type
         .as_ref()
         .map_or(crate::model::DEFAULT_RPO_SECONDS, crate::model::ShareType::rpo_seconds);
+    let writable = draft.share.as_ref().is_some_and(|share| share.replication == Some(Style::Writable));
     let Some(row) = draft.instance_mut(instance) else { return Vec::new() };
     if row.replica_state == Some(ReplicaState::Active) {
         return Vec::new();
+    }
+    if writable {
+        // It joins, or lags behind: there is nothing between.
+        row.reason = reason.or(row.reason.take());
+        let parted = row.replica_state == Some(ReplicaState::Error);
+        return if parted { Vec::new() } else { vec![state(instance, ReplicaState::OutOfSync)] };
     }
     match ending {
         Ending::Done => row.reason = None,

@@ -6,6 +6,8 @@ mod finish;
 mod migration;
 mod points;
 mod rules;
+#[cfg(test)]
+pub(crate) use rules::mark;
 mod steps;
 mod verify;
 

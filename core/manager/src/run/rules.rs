@@ -9,8 +9,17 @@ use crate::oplog::Effect;
 use crate::plan::Step;
 
 /// A step starts: the task it is part of shows so, and the rules it will apply or remove are marked, so that those which come later are told apart.
-pub(super) fn mark(draft: &mut Draft, step: &Step) -> Vec<Effect> {
+pub(crate) fn mark(draft: &mut Draft, step: &Step) -> Vec<Effect> {
     super::migration::mark(draft, step);
+    if let Step::Join { instance } = step {
+        // From now on both may serve: the winner of an earlier arbitration has to ask again, as everybody does.
+        if let Some(share) = &mut draft.share {
+            share.arbitration = None;
+        }
+        if let Some(row) = draft.instance_mut(*instance) {
+            row.yields = true;
+        }
+    }
     if let Step::ApplyAccess { instance } | Step::Grant { instance } = step {
         for rule in &mut draft.rules {
             let denying = rule.is_denied();

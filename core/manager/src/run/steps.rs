@@ -19,7 +19,7 @@ use super::execute::Run;
 use super::points::there;
 use crate::chores::Chore;
 use crate::clock::Timestamp;
-use crate::draft::{Draft, active_of, holds_back};
+use crate::draft::{Draft, active_beside, active_of, holds_back};
 use crate::model::{Export, Instance, InstanceStatus, Intent, Part, PointRecord, PoolAddress, Share};
 use crate::oplog::{Effect, Event};
 use crate::plan::{Step, by_storage};
@@ -72,10 +72,6 @@ impl Scene {
     /// from the switch on.
     pub fn epoch_of(&self, row: &Instance) -> Epoch {
         if row.part == Part::Incoming { self.share.epoch.next() } else { self.share.epoch }
-    }
-
-    pub fn active(&self) -> Result<&Instance, Error> {
-        active_of(&self.family.instances).ok_or_else(|| Error::conflict("the share has no active replica"))
     }
 }
 
@@ -205,6 +201,7 @@ impl Run {
             })),
             Step::Demote { instance, to } => self.demote(&scene, *instance, *to).await,
             Step::Promote { instance, forced } => self.promote(&scene, *instance, *forced).await,
+            Step::Join { instance } => self.join(&scene, *instance).await,
             Step::Prepare { instance } => self.prepare(&scene, *instance).await,
             Step::Mirror { source, instance, last, fenced } => {
                 let how = Phase::of(*last, *fenced);
@@ -371,7 +368,13 @@ impl Run {
     async fn demote(&self, scene: &Scene, id: InstanceId, to: Demotion) -> Result<Done, Error> {
         let backend = self.core.backends.of(scene.row(id)?).await?;
         let epoch = scene.share.epoch;
-        let info = self.ask(&backend, DemoteReplica { instance: id, epoch, to }).await?.into_inner();
+        let info = match self.ask(&backend, DemoteReplica { instance: id, epoch, to }).await {
+            // What is to be removed may be gone.
+            Err(error) if error.kind == ErrorKind::NotFound && self.intent().deletes() => {
+                InstanceInfo::default()
+            }
+            other => other?.into_inner(),
+        };
         let read_only = scene.share.replication == Some(Style::Readable);
         Ok(Done::with(move |draft| {
             set_exports(draft, id, &info);
@@ -413,7 +416,7 @@ impl Run {
                 if other.id == id {
                     other.epoch = epoch;
                     other.cast_rules_to_readonly = false;
-                    (other.fenced, other.unfenced) = (false, false);
+                    (other.fenced, other.unfenced, other.yields) = (false, false, false);
                     other.reason = None;
                 } else if other.replica_state == Some(ReplicaState::Active) {
                     // Planned: the old active made the point that the new one has. Forced: nobody knows yet.
@@ -445,6 +448,34 @@ impl Run {
             effects
         };
         Ok(Done { remark, ..Done::with(rows) })
+    }
+
+    /// Serves users beside the active one. Who lost an arbitration meanwhile is at an older epoch: it follows first.
+    async fn join(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
+        let (row, epoch) = (scene.row(id)?, scene.share.epoch);
+        let backend = self.core.backends.of(row).await?;
+        let seen = there(self.observe(row).await?, id)?;
+        if seen.role == Role::Active && seen.epoch < epoch {
+            return Err(Error::conflict(format!(
+                "instance {id} served at epoch {} and lost an arbitration; it is to follow first",
+                seen.epoch
+            )));
+        }
+        let promotion = Promotion::Planned { point: None };
+        let info = self.ask(&backend, PromoteReplica { instance: id, epoch, promotion }).await?.into_inner();
+        Ok(Done::with(move |draft| {
+            // Decided against it meanwhile.
+            if draft.share.as_ref().is_none_or(|share| share.epoch != epoch) {
+                return Vec::new();
+            }
+            set_exports(draft, id, &info);
+            let Some(row) = draft.instance_mut(id) else { return Vec::new() };
+            row.epoch = epoch;
+            row.cast_rules_to_readonly = false;
+            (row.fenced, row.unfenced, row.yields) = (false, false, false);
+            row.reason = None;
+            vec![Effect::ReplicaState { instance: id, state: Some(ReplicaState::Active) }]
+        }))
     }
 
     /// The new side of a promotion that is being undone, where it could not be demoted: it may be serving its users.
@@ -532,13 +563,15 @@ impl Run {
     }
 
     async fn connect(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
-        let (active, row) = (scene.active()?, scene.row(id)?);
+        let row = scene.row(id)?;
+        let active = active_beside(&scene.family.instances, id)
+            .ok_or_else(|| Error::conflict("the share has no other active replica"))?;
         let (source, dest) = (self.core.backends.of(active).await?, self.core.backends.of(row).await?);
         let here = self.ask(&source, GetEndpoint { instance: active.id }).await?;
         let there = self.ask(&dest, GetEndpoint { instance: id }).await?;
         let epoch = scene.share.epoch;
-        // What only it has is given up when somebody said so, and never else.
-        let give_up = matches!(self.intent(), Intent::Sync { asked: true, .. });
+        // What only it has is given up when somebody said so, or when it was acknowledged to nobody, and never else.
+        let give_up = row.yields || matches!(self.intent(), Intent::Sync { asked: true, .. });
         if !give_up && let Some(how) = self.parted(&dest, id, epoch).await? {
             return Err(Error::conflict(format!("both sides have data that the other lacks: {how}")));
         }
@@ -570,9 +603,7 @@ impl Run {
     }
 
     async fn disconnect(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
-        if let Ok(active) = scene.active()
-            && active.id != id
-        {
+        if let Some(active) = active_beside(&scene.family.instances, id) {
             let source = self.core.backends.of(active).await?;
             self.leave(&source, active.id, id).await?;
             if let Some(dest) = self.placed(scene, id).await? {
