@@ -178,13 +178,13 @@ mod switch {
 
     /// One share on the first site, and a manager at rest.
     fn with_share(work: impl AsyncFnOnce(&Life<'_>, ResourceId)) {
-        let sim = Sim::new(Config {
-            seed: 1,
-            transport: Transport::Streamed,
-            twice: false,
-            jitter: false,
-            moves: true,
-        });
+        with_share_that_moves(true, work);
+    }
+
+    /// The same, where its driver moves it, or the manager does by points.
+    fn with_share_that_moves(moves: bool, work: impl AsyncFnOnce(&Life<'_>, ResourceId)) {
+        let sim =
+            Sim::new(Config { seed: 1, transport: Transport::Streamed, twice: false, jitter: false, moves });
         let rested = sim.life(async |life| {
             life.up().await;
             let share_type = life.share_type(Style::Readable).await;
@@ -325,6 +325,30 @@ mod switch {
             life.sim.world.clear_faults();
             assert_eq!(ended(life, &op).await, OpStatus::Done);
             assert_eq!(life.active(share).await.1, SITES[1]);
+        });
+    }
+
+    #[test]
+    fn a_destination_that_may_serve_after_all_is_told_until_it_is_gone() {
+        with_share_that_moves(false, async |life, share| {
+            let before = life.active(share).await;
+            script(life, "promote_replica", 1, (0, 1), What::LoseAnswer);
+            for verb in ["promote_replica", "demote_replica", "delete_instance"] {
+                script(life, verb, 1, (0, 100_000), fails("unavailable"));
+            }
+            let op = migrate(life, share).await;
+            assert_eq!(ended(life, &op).await, OpStatus::Failed);
+            assert_eq!(life.active(share).await, before);
+            let told = async || {
+                let findings = life.manager.doctor().await.unwrap();
+                findings.iter().any(|f| f.law == 5 && f.message.contains("what is written to it is lost"))
+            };
+            assert!(told().await);
+            // It is not fenced, which would be refused: it goes.
+            life.sleep(Duration::from_secs(60)).await;
+            assert!(told().await);
+            life.sim.world.clear_faults();
+            until(life, "gone", async || !told().await && life.unfinished().await.is_empty()).await;
         });
     }
 

@@ -241,7 +241,11 @@ fn actives(chart: &Chart, findings: &mut Vec<Finding>) {
         if row.replica_state == Some(ReplicaState::Active) {
             *active.entry(row.share_id).or_default() += 1;
         }
-        if row.unfenced {
+        if row.unfenced && row.part != Part::Whole {
+            findings.push(notice(5, format!("instance {}", row.id),
+                "it was to become the active one when its migration failed, and could not be told that it does not: should it be \
+                 reached, what is written to it is lost. It is removed as soon as its back end can be asked".into()));
+        } else if row.unfenced {
             findings.push(notice(5, format!("instance {}", row.id),
                 "it was active before a forced promotion and has not been seen since; it is fenced as soon as it is".into()));
         }

@@ -4,8 +4,8 @@
 //! list stands. A replica's tree stands still; should a sync put another one in its place meanwhile, the call ends.
 
 use tandem_sdk::contract::{ContentFingerprint, PointId, ReadFingerprint};
-use tandem_sdk::mirror::{self, Control, FINGERPRINT_SCHEME, Recorded, Skipped};
-use tandem_sdk::{Error, OpContext, Result, Verifiable};
+use tandem_sdk::mirror::{self, Control, Recorded, Skipped};
+use tandem_sdk::{Error, OpContext, Result, Verifiable, fingerprint};
 
 use crate::Directory;
 use crate::store::{Instance, Store, from_mirror};
@@ -18,12 +18,7 @@ impl Verifiable for Directory {
 }
 
 fn fingerprint(store: &Store, call: &ReadFingerprint, cx: &OpContext) -> Result<ContentFingerprint> {
-    if call.form != FINGERPRINT_SCHEME {
-        return Err(Error::invalid(format!(
-            "fingerprints of the form `{}` are unknown here; this driver takes `{FINGERPRINT_SCHEME}`",
-            call.form
-        )));
-    }
+    fingerprint::of_trees(&call.form)?;
     let instance = store.existing(call.instance)?;
     let tree = instance.open_tree()?;
     let here = instance.version_dir();
@@ -55,13 +50,7 @@ fn fingerprint(store: &Store, call: &ReadFingerprint, cx: &OpContext) -> Result<
         return Err(missing(call.point, &now));
     }
     let read = read.map_err(|e| stopped(cx, &e))?;
-    Ok(ContentFingerprint {
-        form: FINGERPRINT_SCHEME.to_owned(),
-        parts: read.parts.into_iter().map(|(part, digest)| (part.to_owned(), digest)).collect(),
-        entries: read.entries,
-        bytes: read.bytes,
-        damaged: read.damaged,
-    })
+    Ok(fingerprint::of_tree(read))
 }
 
 /// What could not be set when the content arrived. Where nobody counted: nothing for root, and anything for others.

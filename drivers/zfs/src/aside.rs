@@ -15,23 +15,25 @@ use crate::{Inner, tool};
 
 impl Inner {
     /// What was acknowledged before a power cut lies in the dataset's intent log until it is mounted again; without that a
-    /// snapshot lacks it.
+    /// snapshot lacks it, and nothing tells that there is anything.
+    ///
+    /// A dataset that is `readonly=on` is mounted as one here. Mounted as usual, the kernel takes it for writable before it has
+    /// read that property, refuses its own replay for it, and throws the log away (OpenZFS 2.1 to 2.4, `zfsvfs_setup` on Linux).
     pub(crate) async fn replay(&self, cx: &OpContext, image: &Image) -> Result<()> {
-        let Some(current) = image.current().filter(|_| !self.is_reachable(image)) else { return Ok(()) };
-        let name = current.name.clone();
+        let Some(current) = image.current().filter(|_| !image.was_mounted && !self.is_reachable(image))
+        else {
+            return Ok(());
+        };
+        self.load_key(cx, current).await?;
+        let (name, is_read_only) = (current.name.clone(), image.readonly);
         tool::alive(&name)?;
-        // Writable, where the dataset is: read-only, the log waits on.
-        cx.blocking(move |_| writable(&name).map(drop)).await
+        cx.blocking(move |_| mount(&name, is_read_only).map(drop).map_err(|errno| failed(&name, errno))).await
     }
 }
 
 /// The root of a snapshot.
 pub(crate) fn read_only(snapshot: &str) -> Result<OwnedFd> {
     mount(snapshot, true).map_err(|errno| failed(snapshot, errno))
-}
-
-fn writable(dataset: &str) -> Result<OwnedFd> {
-    mount(dataset, false).map_err(|errno| failed(dataset, errno))
 }
 
 fn failed(name: &str, errno: Errno) -> Error {

@@ -43,6 +43,16 @@ fn newest(dest: &Image) -> Option<&Mark> {
     version.others.iter().chain(&version.moves).max_by_key(|mark| mark.txg)
 }
 
+/// Before this transaction group a destination's snapshots came from the source, which may have lost them since: a stream
+/// builds on the newest one only. What is newer was made by somebody there.
+pub(crate) fn carried_until(source: &Version, arrived: &Version) -> u64 {
+    let knows = |mark: &&Mark| {
+        let mut all = source.others.iter().chain(&source.moves).chain(&source.trail);
+        all.any(|other| other.guid == mark.guid)
+    };
+    arrived.others.iter().chain(&arrived.moves).filter(knows).map(|mark| mark.txg).max().unwrap_or(0)
+}
+
 impl Inner {
     /// One round: everything up to a moment of now, or up to that of a round that was cut. The bytes that went; `before` of
     /// them went in earlier rounds and count in the progress. Both images are read anew.
@@ -71,12 +81,7 @@ impl Inner {
             if !self.note(cx, version, &next, to).await? && next != target {
                 continue; // somebody destroyed it meanwhile
             }
-            let flags = Flags {
-                large_blocks: true,
-                embedded: !dest.encrypted,
-                compressed: true,
-                raw: version.encrypted,
-            };
+            let flags = Flags { embedded: !dest.encrypted, raw: version.encrypted, ..Flags::whole() };
             let mut leg = Leg {
                 from: base.as_ref().map(|(name, _)| name.clone()),
                 snapshot: format!("{}@{}", version.name, next.short),
@@ -123,14 +128,14 @@ impl Inner {
             kept.map(|other| other.short.as_str())
         };
         let known = |mark: &Mark| current.trail.iter().any(|other| other.guid == mark.guid);
-        let newest = newest(dest).map(|mark| mark.guid);
+        let until = carried_until(current, version);
         let rename = async |from: &str, to: &str| {
             let (from, to) = (format!("{name}@{from}"), format!("{name}@{to}"));
             tool::zfs(cx, &name, &["rename", &from, &to]).await.map(drop)
         };
         let mut changed = false;
         for mark in version.others.iter().filter(|mark| called(mark) != Some(mark.short.as_str())) {
-            if called(mark).is_none() && newest != Some(mark.guid) {
+            if called(mark).is_none() && mark.txg < until {
                 changed = true;
                 there.destroy_snapshot(cx, &format!("{name}@{}", mark.short), false).await?;
             } else if called(mark).is_some() || known(mark) {
@@ -210,7 +215,7 @@ impl Inner {
     ) -> Option<u64> {
         let mut from = base.map(|(name, _)| name.clone());
         let snapshots: Vec<String> = todo.iter().map(|m| format!("{}@{}", version.name, m.short)).collect();
-        let flags = Flags { large_blocks: true, embedded: true, compressed: true, raw: version.encrypted };
+        let flags = Flags { raw: version.encrypted, ..Flags::whole() };
         let sizes = cx.blocking(move |_| {
             let mut total = 0u64;
             for snapshot in snapshots {

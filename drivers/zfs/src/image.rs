@@ -48,6 +48,8 @@ pub(crate) struct Image {
     pub(crate) foreign: Vec<String>,
     /// Those of them that are snapshots of its own dataset, which holds nothing.
     pub(crate) hollow: Vec<Mark>,
+    /// Whether it was mounted when this call began: then its intent log holds nothing that was not written.
+    pub(crate) was_mounted: bool,
 }
 
 /// A dataset with content.
@@ -209,6 +211,7 @@ pub(crate) fn parse(name: &str, all: &Tree) -> Result<Found> {
         versions: Vec::new(),
         foreign: Vec::new(),
         hollow: Vec::new(),
+        was_mounted: false,
     };
     for (of, values) in all {
         let Some(below) = of.strip_prefix(name) else { continue };

@@ -142,6 +142,11 @@ pub(crate) fn outcome<T>(changed: bool, value: T) -> Outcome<T> {
 
 /// The options of a share type that become properties of the dataset.
 const OPTIONS: &[&str] = &["compression", "recordsize", "atime", "xattr", "acltype", "logbias", "sync"];
+/// What a share gets where its type does not say otherwise. Not what is set above the datasets: a replica is to be what its
+/// active one is, and streams carry no properties. Without the first two, what ACLs say would count on one side only.
+const USUAL: &[(&str, &str)] = &[(ACLS, "posix"), ("xattr", "sa"), ("atime", "off")];
+/// The property without which ACLs do not count.
+pub(crate) const ACLS: &str = "acltype";
 /// The option that says what a share's size counts.
 const QUOTA: &str = "quota";
 
@@ -152,7 +157,8 @@ pub(crate) fn counts_snapshots(spec: &InstanceSpec) -> bool {
 
 /// The properties that a spec asks for.
 fn options(spec: &InstanceSpec) -> Result<Vec<String>> {
-    let mut properties = vec!["atime=off".to_owned()];
+    let mut properties: Vec<String> =
+        USUAL.iter().map(|(property, value)| format!("{property}={value}")).collect();
     for (key, value) in &spec.options {
         let value = match value {
             serde_json::Value::String(text) => text.clone(),
@@ -322,6 +328,8 @@ impl Inner {
         }
         let changed = image.meta.size_bytes != call.size_bytes;
         if call.size_bytes < image.meta.size_bytes {
+            // What it could not hold afterwards would not be replayed either.
+            self.replay(cx, image).await?;
             self.flush(cx).await?;
             self.refresh(cx, image).await?;
             image.meta.see(call.epoch)?;
@@ -411,7 +419,9 @@ impl Inner {
     /// A dataset without our data, of an instance's name: gone if it is empty, else it is somebody else's.
     async fn remove_leftover(&self, cx: &OpContext, id: InstanceId) -> Result<()> {
         let name = self.name(id);
-        match self.destroy_dataset(cx, &name).await {
+        let gone =
+            tool::kernel(cx, "destroy", &name, |name| crate::stream::tolerate_gone(lzc::destroy(name)));
+        match gone.await {
             Err(e) => Err(Error::conflict(format!(
                 "the dataset `{name}` bears the name of an instance but none of Tandem's data, and is not empty; rename it"
             ))
@@ -437,11 +447,14 @@ mod tests {
     #[test]
     fn extra_specs_become_properties() {
         let of = |json| options(&spec(json));
-        assert_eq!(of(serde_json::json!({})).unwrap(), ["atime=off"]);
+        assert_eq!(of(serde_json::json!({})).unwrap(), ["acltype=posix", "xattr=sa", "atime=off"]);
         let all = of(
-            serde_json::json!({"compression": "zstd-3", "recordsize": "1M", "atime": "on", "quota": "all"}),
+            serde_json::json!({"compression": "zstd-3", "recordsize": "1M", "atime": "on", "quota": "all", "acltype": "off"}),
         );
-        assert_eq!(all.unwrap(), ["compression=zstd-3", "recordsize=1M", "atime=on"]);
+        assert_eq!(
+            all.unwrap(),
+            ["xattr=sa", "acltype=off", "atime=on", "compression=zstd-3", "recordsize=1M"]
+        );
         for wrong in [
             serde_json::json!({"mountpoint": "x"}),
             serde_json::json!({"compression": ""}),

@@ -20,6 +20,13 @@ pub(crate) struct Flags {
     pub(crate) raw: bool,
 }
 
+impl Flags {
+    /// Blocks go as they are.
+    pub(crate) const fn whole() -> Self {
+        Self { large_blocks: true, embedded: true, compressed: true, raw: false }
+    }
+}
+
 #[cfg(feature = "libzfs_core")]
 pub(crate) use linked::*;
 #[cfg(not(feature = "libzfs_core"))]

@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use crate::carry::{self, FIRST};
 use crate::image::{Found, Image};
-use crate::instance::outcome;
+use crate::instance::{ACLS, outcome};
 use crate::meta::Moving;
 use crate::store::Locked;
 use crate::stream::content;
@@ -28,6 +28,8 @@ use crate::{Config, Inner, Zfs, image, lzc, tool};
 const PROTOCOL: &str = "zfs.dataset/1";
 /// The capability that says which running system the pools are on.
 pub(crate) const SYSTEM: &str = "zfs_system";
+/// The capability that says that ACLs count in what is made here, whatever is set above it.
+pub(crate) const KEEPS_ACLS: &str = "zfs_keeps_acls";
 /// Rounds while users write, at most.
 const LIVE_ROUNDS: u32 = 12;
 /// A round that carried no more than this is the last of them.
@@ -37,7 +39,7 @@ const LATE_ROUNDS: u32 = 4;
 /// Rounds once writers are held back, at most.
 const LAST_ROUNDS: u32 = 5;
 /// Properties without which some of a file's metadata is there and does not count.
-const MEANING: [&str; 2] = ["xattr", "acltype"];
+const MEANING: [&str; 2] = ["xattr", ACLS];
 
 /// The running system, and the mounts that it sees: other pools are reached from nowhere else.
 pub(crate) fn system() -> String {
@@ -207,10 +209,10 @@ impl Inner {
             // Also where the manager would carry it to another host.
             nothing_stays(&source)?;
         }
-        let ours = zfs
-            && there.get("capabilities").and_then(|c| c.pointer(&format!("/extra/{SYSTEM}"))?.as_str())
-                == Some(&system());
-        if zfs && !ours {
+        let extra = |name: &str| there.get("capabilities").and_then(|c| c.pointer(&format!("/extra/{name}")));
+        let ours = zfs && extra(SYSTEM).and_then(|v| v.as_str()) == Some(&system());
+        let keeps_acls = extra(KEEPS_ACLS).and_then(serde_json::Value::as_bool) == Some(true);
+        if zfs && !ours && !keeps_acls {
             self.means_the_same_elsewhere(cx, &source).await?;
         }
         Ok(Compatibility {
@@ -308,10 +310,11 @@ impl Inner {
         there.refresh(cx, dest).await
     }
 
-    /// Streams carry no properties: a share with ACLs goes to another host where its share type says that they count there.
+    /// Streams carry no properties: to a host whose driver does not see to ACLs by itself, as an earlier one does not, a share
+    /// with them goes where its share type says that they count there.
     async fn means_the_same_elsewhere(&self, cx: &OpContext, source: &Image) -> Result<()> {
-        let acls = tool::property(cx, "acltype", &content(source)?.name).await?;
-        if acls == "off" || source.meta.spec.options.contains_key("acltype") {
+        let acls = tool::property(cx, ACLS, &content(source)?.name).await?;
+        if acls == "off" || source.meta.spec.options.contains_key(ACLS) {
             return Ok(());
         }
         Err(Error::unsupported(format!(
@@ -448,7 +451,8 @@ impl Inner {
     ) -> Result<()> {
         let Some(version) = carry::arrived(dest) else { return Ok(()) };
         let current = content(source)?;
-        for mark in &version.others {
+        let until = carry::carried_until(current, version);
+        for mark in version.others.iter().filter(|mark| mark.txg < until) {
             if !current.others.iter().any(|kept| kept.guid == mark.guid) {
                 let snapshot = format!("{}@{}", version.name, mark.short);
                 there.destroy_snapshot(cx, &snapshot, false).await?;

@@ -47,14 +47,26 @@ pub(crate) fn mount(dataset: &str, path: &Path) -> Result<()> {
     let data = CString::new(format!("mntpoint={}", path.display()))
         .map_err(|_| Error::bug("a mount point with a zero byte"))?;
     let flags = MountFlags::NODEV | MountFlags::NOSUID;
-    rustix::mount::mount(dataset, path, "zfs", flags, data.as_c_str()).map_err(|errno| match errno {
+    for _ in 1..TRIES {
+        match rustix::mount::mount(dataset, path, "zfs", flags, data.as_c_str()) {
+            // It is mounted aside this very moment.
+            Err(Errno::BUSY) => std::thread::sleep(PAUSE),
+            done => return done.map_err(|errno| refused(dataset, path, errno)),
+        }
+    }
+    rustix::mount::mount(dataset, path, "zfs", flags, data.as_c_str())
+        .map_err(|errno| refused(dataset, path, errno))
+}
+
+fn refused(dataset: &str, path: &Path, errno: Errno) -> Error {
+    match errno {
         Errno::ACCESS => Error::conflict(format!(
             "`{dataset}` cannot be mounted: its encryption key is not loaded; load it with `zfs load-key {dataset}`, or \
              give the back end a `key_location`"
         ))
         .retry(Retry::AfterOperator),
         errno => failed("mount on", path, &errno.into()).with("dataset", dataset),
-    })
+    }
 }
 
 /// Unmounts whatever is mounted there, and removes the folder. A mount that somebody keeps busy is detached: nobody

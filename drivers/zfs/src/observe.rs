@@ -10,9 +10,13 @@ use tandem_sdk::contract::{
 use tandem_sdk::{Error, ErrorKind, OpContext, Result};
 
 use crate::image::{Found, Image, Moment, Version};
-use crate::migration::{SYSTEM, system};
+use crate::lzc::Flags;
+use crate::migration::{KEEPS_ACLS, SYSTEM, system};
 use crate::token::Token;
-use crate::{FORMAT, Inner, TOKEN, store, tool};
+use crate::{FORMAT, Inner, TOKEN, store, stream, tool};
+
+/// Bytes that may be nothing but the beginning of an intent log; hardly more than the file system's own notes.
+const LITTLE: u64 = 64 << 10;
 
 /// What a pool can do.
 pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
@@ -38,6 +42,7 @@ pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
         ..Capabilities::default()
     };
     capabilities.extra.insert(SYSTEM.to_owned(), system().into());
+    capabilities.extra.insert(KEEPS_ACLS.to_owned(), true.into());
     capabilities
 }
 
@@ -160,42 +165,45 @@ impl Inner {
         Health::Ok
     }
 
-    /// State and newest point; of the active one also whether anything changed since.
+    /// State and newest point; of one that has content of its own also whether anything changed since.
     pub(crate) async fn replica_state(
         &self,
         cx: &OpContext,
         id: InstanceId,
         epoch: Epoch,
     ) -> Result<ReplicaReport> {
-        let image = self.existing(cx, id).await?;
-        let meta = &image.meta;
-        if epoch < meta.epoch {
-            return Err(Error::stale_epoch(epoch, meta.epoch));
+        let mut image = self.existing(cx, id).await?;
+        if epoch < image.meta.epoch {
+            return Err(Error::stale_epoch(epoch, image.meta.epoch));
         }
+        let role = image.meta.role;
+        // Fenced, it is what it was when it was active.
+        let own = matches!(role, Role::Active | Role::Fenced);
+        // What nobody can read may be anything.
+        let known = !own || self.is_all_written(cx, &mut image).await?;
+        let meta = &image.meta;
         let mut newest = None;
         let mut changed = true;
         if let Some(current) = image.current()
             && let Some(moment) = current.newest()
         {
             newest = Some(moment.info());
-            changed = self.written_since(cx, current, moment).await? > 0;
+            let written = self.written_since(cx, current, moment).await?;
+            changed = written > 0 && (!own || self.differs(cx, &image, moment, written).await?);
         }
-        let active = meta.role == Role::Active;
-        // Fenced, it is what it was when it was active.
-        let own = matches!(meta.role, Role::Active | Role::Fenced);
-        let state = match meta.role {
+        let state = match role {
             _ if meta.deleting => ReplicaState::Error,
             Role::Active => ReplicaState::Active,
             Role::Secondary if newest.is_some() && !changed => ReplicaState::InSync,
             _ => ReplicaState::OutOfSync,
         };
-        if !active && changed {
+        if role != Role::Active && changed {
             // It was active and was written to after that point: what it holds is no point.
             newest = None;
         }
         Ok(ReplicaReport {
             state,
-            changed_since_point: own.then_some(changed),
+            changed_since_point: (own && (known || changed)).then_some(changed),
             newest_point: newest,
             lag_bytes: None,
             up_to_date: None,
@@ -204,6 +212,43 @@ impl Inner {
             position: None,
             health: self.health(&image),
         })
+    }
+
+    /// Has the kernel count what nobody serves, as it is after a power cut and once it is fenced: its intent log, and what was
+    /// written last. `false` where its key is not there.
+    async fn is_all_written(&self, cx: &OpContext, image: &mut Image) -> Result<bool> {
+        let Some(current) = image.current().filter(|_| !self.is_reachable(image)) else { return Ok(true) };
+        if current.key_missing && self.config.key_location.is_none() {
+            return Ok(false);
+        }
+        self.replay(cx, image).await?;
+        if image.meta.role == Role::Fenced {
+            self.flush(cx).await?;
+        }
+        self.refresh(cx, image).await?;
+        Ok(true)
+    }
+
+    /// Whether what nobody has mounted is another content than at a point. Bytes that were written since do not say so: a mount
+    /// begins the intent log anew, and that counts.
+    pub(crate) async fn differs(
+        &self,
+        cx: &OpContext,
+        image: &Image,
+        moment: &Moment,
+        written: u64,
+    ) -> Result<bool> {
+        let Some(current) = image.current().filter(|_| written <= LITTLE && !self.is_reachable(image)) else {
+            return Ok(true);
+        };
+        let (name, snapshot) = (current.name.clone(), current.snapshot(moment.point));
+        let flags = Flags { raw: current.encrypted, ..Flags::whole() };
+        tool::alive(&name)?;
+        match cx.blocking(move |cx| stream::is_empty(cx, &name, &snapshot, flags)).await {
+            // Somebody looks at it, and may do more.
+            Err(e) if e.kind == ErrorKind::Busy => Ok(true),
+            other => other.map(|is_empty| !is_empty),
+        }
     }
 
     /// Bytes written since a point, as far as they are on the disks: at most a few seconds old.

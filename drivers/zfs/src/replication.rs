@@ -46,7 +46,7 @@ impl Quiescable for Zfs {
         let image = &mut locked.image;
         image.meta.see(call.epoch)?;
         image.meta.require_active("its writers are not held back")?;
-        // Before it is read-only: after a power cut nothing else would bring back what had been acknowledged.
+        // Of a share that is not served yet after a power cut, what had been acknowledged is not written yet either.
         self.inner.replay(cx, image).await?;
         let was = image.meta.quiesced;
         if let Some(seconds) = call.wait_seconds.filter(|_| !was) {
@@ -164,6 +164,10 @@ impl Inner {
         if role == Role::Secondary && image.meta.role == Role::Active {
             // First nobody may write any more, then what was written up to now counts.
             self.serve_nobody(cx, image).await?;
+            if image.meta.quiesced {
+                // After a power cut what had been acknowledged may not be written yet.
+                self.replay(cx, image).await?;
+            }
             self.flush(cx).await?;
             self.refresh(cx, image).await?;
             self.nothing_lost(cx, image).await?;
@@ -182,7 +186,7 @@ impl Inner {
         let Some(current) = image.current() else { return Ok(()) };
         let Some(moment) = current.newest() else { return Ok(()) };
         let written = self.written_since(cx, current, moment).await?;
-        if written == 0 {
+        if written == 0 || !self.differs(cx, image, moment, written).await? {
             return Ok(());
         }
         if image.meta.quiesced {

@@ -5,7 +5,7 @@
 
 use tandem_sdk::{ExportLocation, InstanceInfo, OpContext, Result, Role};
 
-use crate::image::Image;
+use crate::image::{Image, Version};
 use crate::{Inner, mount, tool};
 
 impl Inner {
@@ -128,12 +128,23 @@ impl Inner {
 
     pub(crate) async fn mount(&self, cx: &OpContext, image: &Image) -> Result<()> {
         let Some(current) = image.current() else { return Ok(()) };
-        if let (true, Some(location)) = (current.key_missing, &self.config.key_location) {
-            tool::zfs(cx, &current.name, &["load-key", "-L", location, &current.name]).await?;
+        self.load_key(cx, current).await?;
+        if image.readonly {
+            self.replay(cx, image).await?;
         }
         let (dataset, path) = (current.name.clone(), self.path(image.meta.spec.instance));
         tool::alive(&dataset)?;
         cx.blocking(move |_| mount::mount(&dataset, &path)).await
+    }
+
+    /// Loads the key of an encrypted dataset, where the settings say where it is.
+    pub(crate) async fn load_key(&self, cx: &OpContext, version: &Version) -> Result<()> {
+        if let (true, Some(location)) = (version.key_missing, &self.config.key_location) {
+            // A dataset below an encrypted one has its key, and none of its own.
+            let root = tool::property(cx, "encryptionroot", &version.name).await?;
+            tool::zfs(cx, &root, &["load-key", "-L", location, &root]).await?;
+        }
+        Ok(())
     }
 
     pub(crate) async fn unmount(&self, cx: &OpContext, image: &Image) -> Result<bool> {

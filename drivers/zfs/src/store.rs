@@ -7,7 +7,8 @@ use tandem_sdk::{Error, InstanceId, Lock, OpContext, Result};
 
 use crate::image::{self, Found, Image};
 use crate::meta::Meta;
-use crate::{Inner, error, lzc, names, tool};
+use crate::stream::{patiently, tolerate_gone};
+use crate::{Inner, lzc, names, tool};
 
 /// An instance that this call alone may change.
 pub(crate) struct Locked {
@@ -54,7 +55,8 @@ impl Inner {
         }
         let lock = Lock::at(&self.config.run, id)?;
         // What was read before the lock may be old.
-        let Some(image) = self.find(cx, id).await? else { return Ok(None) };
+        let Some(mut image) = self.find(cx, id).await? else { return Ok(None) };
+        image.was_mounted = self.is_reachable(&image);
         let mut locked = Locked { image, _lock: lock };
         self.recover(cx, &mut locked.image).await?;
         Ok(Some(locked))
@@ -71,7 +73,9 @@ impl Inner {
 
     /// Reads an instance again after it was changed.
     pub(crate) async fn refresh(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
-        *image = self.existing(cx, image.meta.spec.instance).await?;
+        let now = self.existing(cx, image.meta.spec.instance).await?;
+        let was_mounted = image.was_mounted && now.meta.version == image.meta.version;
+        *image = Image { was_mounted, ..now };
         Ok(())
     }
 
@@ -148,11 +152,8 @@ impl Inner {
 
     /// Destroys a dataset that has nothing below it.
     pub(crate) async fn destroy_dataset(&self, cx: &OpContext, name: &str) -> Result<()> {
-        tool::kernel(cx, "destroy", name, |name| match lzc::destroy(name) {
-            Err(error::ENOENT) => Ok(()),
-            other => other,
-        })
-        .await
+        // A look at its intent log may have it mounted aside this very moment.
+        tool::kernel(cx, "destroy", name, |name| patiently(|| tolerate_gone(lzc::destroy(name)))).await
     }
 }
 

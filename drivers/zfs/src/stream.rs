@@ -11,6 +11,7 @@ use tandem_sdk::contract::{
 };
 use tandem_sdk::{Error, ErrorKind, OpContext, PointId, Result, Retry, Stream, Streamed};
 
+use crate::apart::Apart;
 use crate::header::{self, Header};
 use crate::image::{Image, Version};
 use crate::lzc::{self, Flags};
@@ -170,7 +171,7 @@ impl Inner {
         let flags = match &token {
             Some(token) => token.flags(),
             // An encrypted dataset travels as it is: the other side needs no key.
-            None => Flags { large_blocks: true, embedded: true, compressed: true, raw: current.encrypted },
+            None => Flags { raw: current.encrypted, ..Flags::whole() },
         };
         let snapshot = current.snapshot(spec.to);
         let (limit, resumed) = (spec.bandwidth, token.as_ref().map_or(0, |t| t.bytes));
@@ -438,7 +439,7 @@ pub(crate) fn tolerate_gone(done: Result<(), lzc::Errno>) -> Result<(), lzc::Err
 }
 
 /// What read a snapshot and was given up, or killed, lets go of it in moments.
-fn patiently(destroy: impl Fn() -> Result<(), lzc::Errno>) -> Result<(), lzc::Errno> {
+pub(crate) fn patiently(destroy: impl Fn() -> Result<(), lzc::Errno>) -> Result<(), lzc::Errno> {
     for _ in 0..100 {
         match destroy() {
             Err(error::EBUSY) => std::thread::sleep(Duration::from_millis(50)),
@@ -481,6 +482,27 @@ fn push(
         (End::Whole, Err(errno)) => Err(error::of_errno("send", snapshot, errno)),
         (End::Broken, _) => Err(Error::unavailable("the receiver went away before the stream had ended")),
     }
+}
+
+/// Whether a stream from a snapshot to what its dataset holds now, which must not be mounted, would carry nothing: it is a
+/// first record and a last one then. For little that was written.
+pub(crate) fn is_empty(cx: &OpContext, dataset: &str, snapshot: &str, flags: Flags) -> Result<bool> {
+    let (read, write) = pump::pipe()?;
+    let (name, from) = (dataset.to_owned(), snapshot.to_owned());
+    let sending = Apart::run(dataset, move || lzc::send(&name, Some(&from), write.as_fd(), flags, None))?;
+    let memory = rustix::fs::memfd_create("compared", rustix::fs::MemfdFlags::CLOEXEC)
+        .map_err(|e| Error::unavailable(format!("no memory for a stream: {e}")))?;
+    let mut pump = Pump { cx, limit: None, total: None, bytes: 0 };
+    let pumped = pump.run(read.as_fd(), memory.as_fd());
+    drop(read);
+    let sent = sending.end();
+    pumped?;
+    sent?.map_err(|errno| error::of_errno("compare", dataset, errno))?;
+    // With the first one goes what the other side needs of an encrypted dataset's keys.
+    let mut length = [0; 4];
+    rustix::io::pread(&memory, &mut length, 4)
+        .map_err(|e| Error::unavailable(format!("a stream could not be read again: {e}")))?;
+    Ok(pump.bytes <= 2 * header::BYTES as u64 + u64::from(u32::from_ne_bytes(length)))
 }
 
 /// Reads a stream whose first record has been read: its bytes, and how it went.

@@ -4,8 +4,8 @@
 //! open file, however this call or this process ends.
 
 use tandem_sdk::contract::{ContentFingerprint, Progress, ReadFingerprint};
-use tandem_sdk::mirror::{self, Control, FINGERPRINT_SCHEME, Recorded, Skipped, Tree};
-use tandem_sdk::{Error, OpContext, Result, Verifiable};
+use tandem_sdk::mirror::{self, Control, Recorded, Skipped, Tree};
+use tandem_sdk::{Error, OpContext, Result, Verifiable, fingerprint};
 
 use crate::{Inner, Zfs, aside, tool};
 
@@ -17,12 +17,7 @@ impl Verifiable for Zfs {
 
 impl Inner {
     async fn fingerprint(&self, cx: &OpContext, call: &ReadFingerprint) -> Result<ContentFingerprint> {
-        if call.form != FINGERPRINT_SCHEME {
-            return Err(Error::invalid(format!(
-                "fingerprints of the form `{}` are unknown here; this driver takes `{FINGERPRINT_SCHEME}`",
-                call.form
-            )));
-        }
+        fingerprint::of_trees(&call.form)?;
         let image = self.existing(cx, call.instance).await?;
         // A full copy that arrives may have the point too, and is not whole yet.
         let version =
@@ -50,13 +45,7 @@ impl Inner {
                 (mirror::Error::Cancelled, Err(stop)) => stop,
                 _ => Error::unavailable(format!("`{snapshot}` could not be read: {e}")),
             })?;
-            Ok(ContentFingerprint {
-                form: FINGERPRINT_SCHEME.to_owned(),
-                parts: read.parts.into_iter().map(|(part, digest)| (part.to_owned(), digest)).collect(),
-                entries: read.entries,
-                bytes: read.bytes,
-                damaged: read.damaged,
-            })
+            Ok(fingerprint::of_tree(read))
         })
         .await
     }

@@ -36,6 +36,7 @@ fn main() -> std::process::ExitCode {
         nobody_writes_beneath_a_mount,
         what_is_held_is_read_again_and_nothing_stays_mounted,
         blocks_reach_several_replicas_as_they_are,
+        acls_count_on_a_replica_whatever_is_set_above_it,
         a_stream_keeps_to_its_limit,
         a_share_whose_snapshots_count_is_full_with_them,
     ];
@@ -368,6 +369,44 @@ async fn blocks_reach_several_replicas_as_they_are() {
     }
     alpha.call(DeleteInstance { instance: active }).await.unwrap();
     assert_eq!(alpha.left(), Vec::<String>::new());
+}
+
+/// An ACL by which one user, and nobody else, may not read.
+fn deny(file: &std::path::Path, user: u32) {
+    let nobody = u32::MAX;
+    let entries: [(u16, u16, u32); 5] =
+        [(1, 6, nobody), (2, 0, user), (4, 4, nobody), (16, 4, nobody), (32, 4, nobody)];
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(permissions.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(file, "system.posix_acl_access", &acl, flags).unwrap();
+}
+
+async fn acls_count_on_a_replica_whatever_is_set_above_it() {
+    for pool in ["alpha", "beta"] {
+        zfs(&["create", "-o", "mountpoint=none", "-o", "acltype=off", &format!("{pool}/meaning")]);
+    }
+    let pair = Pair::new("meaning", Style::Readable).await;
+    let reads = |folder: &std::path::Path, user: u32| {
+        use std::os::unix::process::CommandExt;
+        let mut cat = std::process::Command::new("/bin/cat");
+        cat.arg(folder.join("file")).uid(user).output().unwrap().status.success()
+    };
+    let (here, there) = (pair.alpha.folder(pair.active), pair.beta.folder(pair.replica));
+    fs::write(here.join("file"), b"x").unwrap();
+    deny(&here.join("file"), 1234);
+    let (point, _) = pair.must_sync().await;
+    assert!(!reads(&here, 1234) && reads(&here, 1235));
+    assert!(!reads(&there, 1234) && reads(&there, 1235), "read-only");
+    pair.alpha.demote(pair.active, 2, Demotion::Secondary).await;
+    pair.beta.promote(pair.replica, 2, Promotion::Planned { point: Some(point.id) }).await;
+    assert!(!reads(&there, 1234) && reads(&there, 1235), "promoted");
+    let Pair { alpha, beta, active, replica } = pair;
+    Pair { alpha: beta, beta: alpha, active: replica, replica: active }.leaves_nothing().await;
 }
 
 async fn a_stream_keeps_to_its_limit() {

@@ -289,11 +289,16 @@ async fn what_somebody_made_of_the_destination_is_named() {
     let error = scene.complete().await.unwrap_err();
     assert!(error.message.contains(&within), "{error}");
     zfs(&["destroy", &within]);
-    let theirs = format!("{}@daily", scene.beta.content(scene.spec.destination, 1));
-    zfs(&["snapshot", &theirs]);
+    let [earlier, theirs] =
+        ["hourly", "daily"].map(|name| format!("{}@{name}", scene.beta.content(scene.spec.destination, 1)));
+    for snapshot in [&earlier, &theirs] {
+        zfs(&["snapshot", snapshot]);
+    }
     let error = scene.complete().await.unwrap_err();
     assert!(error.kind == ErrorKind::Conflict && error.message.contains(&theirs), "{error}");
     scene.cancel().await.unwrap();
+    // None of them went unseen.
+    zfs(&["destroy", &earlier]);
     fs::write(scene.here().join("writable"), b"x").unwrap();
     let error = scene.beta.call(DeleteInstance { instance: scene.spec.destination }).await.unwrap_err();
     assert!(error.message.contains(&theirs), "{error}");
@@ -352,6 +357,11 @@ async fn snapshots_that_change_their_names_do_so_where_they_went() {
 async fn acls_count_where_they_go() {
     zfs(&["create", "-o", "mountpoint=none", "-o", "acltype=posix", "-o", "xattr=dir", "alpha/acls"]);
     let scene = Move::new("acls", &[], &[]).await;
+    // As drivers before this one made it.
+    for property in ["acltype", "xattr"] {
+        zfs(&["inherit", property, &format!("{}/{}", scene.alpha.dataset, scene.spec.source)]);
+    }
+    zfs(&["set", "acltype=off", &format!("{}/{}", scene.beta.dataset, scene.spec.destination)]);
     fs::write(scene.here().join("a"), b"x").unwrap();
     scene.start().await;
     first_phase(&scene).await;

@@ -20,6 +20,7 @@ mod driver;
 mod export;
 pub mod exporter;
 pub mod files;
+pub mod fingerprint;
 mod guard;
 mod host;
 mod lock;

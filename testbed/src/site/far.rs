@@ -62,7 +62,7 @@ impl Site {
     }
 
     /// Starts the driver host, if there is another machine.
-    pub(super) fn start_far(&self) {
+    pub fn start_far(&self) {
         let Some(far) = &self.far else { return };
         let program = artifacts::program("tandem-driver-host");
         let settings = format!("{STATE}/driver-host.toml");
@@ -113,7 +113,8 @@ impl Site {
         self.far().run(&["pkill", "-CONT", "-x", COMMAND]).unwrap();
     }
 
-    fn switch_far_on(&self) {
+    /// Switches it on again, without its driver host: what the power cut left is there to be looked at.
+    pub fn switch_far_on(&self) {
         let far = &**self.far();
         far.boot().unwrap();
         self.find_pools(far);
@@ -136,6 +137,11 @@ impl Site {
             Kind::Lvm => self.second_cable(link),
             Kind::Plain | Kind::Zfs => self.cable(link),
         }
+    }
+
+    /// Bytes of frames that went from the server's machine to the other so far, over the first cable.
+    pub fn carried(&self) -> u64 {
+        self.lab.network().carried(self.guest.number(), self.far().number())
     }
 
     /// Lets the cable that carries data cut itself after so many bytes that leave a machine, in the midst of what that is asked

@@ -52,7 +52,9 @@ async fn round(core: &SharedCore) -> Result<(), Denied> {
         }
     }
     let unfenced = InstanceQuery { unfenced: true, ..InstanceQuery::default() };
-    for row in core.store.instances(&unfenced).await?.items {
+    // A migration's destination that could not be withdrawn is removed instead.
+    let whole = |row: &Instance| row.part == Part::Whole;
+    for row in core.store.instances(&unfenced).await?.items.into_iter().filter(whole) {
         if is_up(core, &row) {
             admit(core, &row, Intent::Fence { instance: row.id }).await?;
         }

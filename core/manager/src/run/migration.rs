@@ -625,6 +625,13 @@ pub(super) fn left_behind(draft: &mut Draft, step: &Step, error: &Error) -> Vec<
     let (instance, what) = match step {
         Step::Unwind { source, .. } => (*source, "its driver could not end the migration"),
         Step::Ensure { instance } => (*instance, "could not be served again"),
+        Step::Withdraw { instance } => {
+            // The destination: its answer was lost, and it may serve users until it is removed.
+            if let Some(row) = draft.instance_mut(*instance) {
+                row.unfenced = true;
+            }
+            return Vec::new();
+        }
         _ => return super::finish::left_behind(draft, step, error),
     };
     if let Some(row) = draft.instance_mut(instance) {

@@ -128,20 +128,23 @@ impl Pair {
 
     pub async fn with(test: &str, style: Style, more: &[(&str, &str)]) -> Self {
         let alpha = Backend::open("alpha", test, more).await;
-        let beta = Backend::open("beta", test, more).await;
+        Self::between(alpha, Backend::open("beta", test, more).await, style).await
+    }
+
+    pub async fn between(alpha: Backend, beta: Backend, style: Style) -> Self {
         let resource = ResourceId(Uuid::new_v4());
-        let spec = |pool: &str| InstanceSpec {
+        let spec = |backend: &Backend| InstanceSpec {
             instance: InstanceId(Uuid::new_v4()),
             resource,
             kind: ResourceKind::Share,
-            pool: pool.into(),
+            pool: backend.pool.clone(),
             size_bytes: 1 << 30,
             protocol: "NFS".into(),
             epoch: Epoch(1),
             replication: Some(ReplicationSpec { style, instances: 2 }),
             options: Default::default(),
         };
-        let (one, two) = (spec("alpha"), spec("beta"));
+        let (one, two) = (spec(&alpha), spec(&beta));
         alpha.call(CreateInstance { spec: one.clone() }).await.unwrap();
         beta.call(CreateReplica { spec: two.clone() }).await.unwrap();
         Self { alpha, beta, active: one.instance, replica: two.instance }
@@ -160,10 +163,15 @@ impl Pair {
         (to, sent.unwrap().bytes)
     }
 
-    /// Both sides are deleted, and nothing of them is left anywhere.
-    pub async fn leaves_nothing(self) {
+    /// Both sides are deleted.
+    pub async fn leave(&self) {
         self.beta.call(DeleteReplica { instance: self.replica }).await.unwrap();
         self.alpha.call(DeleteInstance { instance: self.active }).await.unwrap();
+    }
+
+    /// Both sides are deleted, and nothing of them is left anywhere.
+    pub async fn leaves_nothing(self) {
+        self.leave().await;
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         for (backend, id) in [(&self.alpha, self.active), (&self.beta, self.replica)] {
             assert_eq!(backend.left(), Vec::<String>::new());
@@ -193,7 +201,7 @@ impl Move {
             instance: InstanceId(Uuid::new_v4()),
             resource: ResourceId(Uuid::new_v4()),
             kind: ResourceKind::Share,
-            pool: "alpha".into(),
+            pool: alpha.pool.clone(),
             size_bytes: 1 << 30,
             protocol: "NFS".into(),
             epoch: Epoch(1),

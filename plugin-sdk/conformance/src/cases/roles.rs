@@ -23,6 +23,7 @@ list! {
     24 "the active instance is not deleted as a replica" Replication keeps_active;
     1 "promote_replica and demote_replica repeat as unchanged" Streams promote_repeats;
     25 "a fenced instance serves nobody and receives nothing" Streams fenced;
+    20 "points are made on one that was fenced while active, and sent" Streams fenced_points;
     26 "a quiesced instance takes no writes until it is resumed" Quiesce quiesces;
 }
 
@@ -295,6 +296,42 @@ async fn promote_repeats(scene: Scene) -> Check {
         same("the repeat's value", &again, &first)?;
     }
     Ok(())
+}
+
+/// What was written after the last point is neither forgotten nor kept from going: it is told, and carried like anything else.
+async fn fenced_points(scene: Scene) -> Check {
+    let mut content = sample(10);
+    let (pair, point) = synced(&scene, any_style(&scene)?, &content).await?;
+    let (old, new, epoch) = (pair.active.instance, pair.replica.instance, pair.epoch.next());
+    content.insert("written last".to_owned(), b"x".to_vec());
+    let can_see = scene.fill(&scene.here, old, pair.epoch, &content).await?;
+    let call = DemoteReplica { instance: old, epoch, to: Demotion::Fenced };
+    changed("`demote_replica`", scene.here.call(call).await)?;
+    let changed_since = async || -> Check<Option<bool>> {
+        let call = UpdateReplicaState { instance: old, epoch };
+        let report = succeeds("`update_replica_state`", scene.here.call(call).await)?;
+        Ok(report.changed_since_point)
+    };
+    ensure(!can_see || changed_since().await? != Some(false), || {
+        "it says that nothing was written after its newest point, and something was".to_owned()
+    })?;
+    let call = MakePoint { instance: old, epoch, point: PointId(Uuid::new_v4()) };
+    let next = changed("`make_point` of a fenced instance", scene.here.call(call.clone()).await)?;
+    let again = unchanged("its repeat", scene.here.call(call).await)?;
+    same("the repeat's value", &again, &next)?;
+    ensure(changed_since().await? != Some(true), || {
+        "it says that something was written after its newest point, and nobody could".to_owned()
+    })?;
+    let pair = Pair { epoch, ..pair };
+    scene.sync(&pair, &next, Some(&point)).await?;
+    scene.holds(&scene.there, new, epoch, &content).await?;
+    let seen = scene.observe(&scene.here, old).await?;
+    same("its role and exports", &(seen.role, seen.exports), &(Role::Fenced, Vec::new()))?;
+
+    let (epoch, promotion) = (epoch.next(), Promotion::Planned { point: None });
+    let back = PromoteReplica { instance: old, epoch, promotion };
+    changed("`promote_replica` of what was fenced", scene.here.call(back).await)?;
+    scene.holds(&scene.here, old, epoch, &content).await
 }
 
 async fn fenced(scene: Scene) -> Check {
