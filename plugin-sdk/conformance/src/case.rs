@@ -42,6 +42,8 @@ pub enum Needs {
     StorageReadable,
     /// Storage that replicates by itself, in the style `dr`.
     StorageDr,
+    /// Storage that replicates by itself, in the style `writable`.
+    StorageWritable,
     /// Migration by the driver.
     Migration,
     /// Streams, in the style `readable`.
@@ -69,6 +71,7 @@ impl Needs {
             Self::Storage => storage,
             Self::StorageReadable => storage && style(Style::Readable),
             Self::StorageDr => storage && style(Style::Dr),
+            Self::StorageWritable => storage && style(Style::Writable),
             Self::Migration => capabilities.migration.is_some(),
             Self::StreamsReadable => streams && style(Style::Readable),
             Self::StreamsDr => streams && style(Style::Dr),

@@ -16,6 +16,9 @@ list! {
     27 "a side that is not up to date is not promoted as planned" Storage not_up_to_date;
     19 "a readable replica comes to show what was written" StorageReadable shows;
     19 "a dr replica that is up to date cannot be reached" StorageDr hides;
+    27 "a writable replica that is up to date becomes active beside the other, at its epoch" StorageWritable joins;
+    27 "a writable replica that is not connected does not become active" StorageWritable stays_out;
+    27 "a writable side is taken out of service, and joins again" StorageWritable joins_again;
     1 "connect_peers and disconnect_peers repeat as unchanged" Storage repeats;
     2 "connecting the other way round is a conflict" Storage conflicts;
     6 "a stale epoch is refused by connect_peers" Storage stale;
@@ -117,6 +120,62 @@ async fn hides(scene: Scene) -> Check {
     let info = succeeds("`ensure_instance`", served)?.into_inner();
     same("the exports of a dr replica", &info.exports, &Vec::new())?;
     same("the same, observed", &scene.observe(&scene.there, instance).await?.exports, &Vec::new())
+}
+
+/// A pair in the style `writable`, connected and up to date; the second side does not serve yet.
+async fn writable(scene: &Scene) -> Check<Pair> {
+    let pair = scene.pair(Style::Writable).await?;
+    connect(scene, &pair).await?;
+    Ok(pair)
+}
+
+/// The call that makes the second side active beside the first.
+fn beside(pair: &Pair) -> PromoteReplica {
+    let promotion = Promotion::Planned { point: None };
+    PromoteReplica { instance: pair.replica.instance, epoch: pair.epoch, promotion }
+}
+
+/// Both sides, as they are observed.
+async fn roles_are(scene: &Scene, pair: &Pair, roles: [Role; 2]) -> Check {
+    let here = scene.observe(&scene.here, pair.active.instance).await?;
+    let there = scene.observe(&scene.there, pair.replica.instance).await?;
+    let found = [(here.role, here.epoch), (there.role, there.epoch)];
+    same("the roles and epochs of both", &found, &roles.map(|role| (role, pair.epoch)))
+}
+
+async fn joins(scene: Scene) -> Check {
+    let pair = writable(&scene).await?;
+    roles_are(&scene, &pair, [Role::Active, Role::Secondary]).await?;
+    let content = sample(30);
+    let can_see = scene.fill(&scene.here, pair.active.instance, pair.epoch, &content).await?;
+    up_to_date(&scene, &pair).await?;
+    let first = changed("`promote_replica`", scene.there.call(beside(&pair)).await)?;
+    let again = unchanged("the repeat of `promote_replica`", scene.there.call(beside(&pair)).await)?;
+    same("the repeat", &again, &first)?;
+    roles_are(&scene, &pair, [Role::Active, Role::Active]).await?;
+    let expected = if can_see { content } else { Content::new() };
+    scene.holds(&scene.there, pair.replica.instance, pair.epoch, &expected).await?;
+    scene.holds(&scene.here, pair.active.instance, pair.epoch, &expected).await
+}
+
+async fn stays_out(scene: Scene) -> Check {
+    let pair = scene.pair(Style::Writable).await?;
+    let answer = scene.there.call(beside(&pair)).await;
+    refused("`promote_replica` of a side that is not connected", answer, &[ErrorKind::Conflict])?;
+    roles_are(&scene, &pair, [Role::Active, Role::Secondary]).await
+}
+
+async fn joins_again(scene: Scene) -> Check {
+    let pair = writable(&scene).await?;
+    up_to_date(&scene, &pair).await?;
+    changed("`promote_replica`", scene.there.call(beside(&pair)).await)?;
+    let (instance, epoch) = (pair.replica.instance, pair.epoch);
+    let out = scene.there.call(DemoteReplica { instance, epoch, to: Demotion::Secondary }).await;
+    same("its exports", &changed("`demote_replica`", out)?.exports, &Vec::new())?;
+    roles_are(&scene, &pair, [Role::Active, Role::Secondary]).await?;
+    up_to_date(&scene, &pair).await?;
+    changed("`promote_replica` once more", scene.there.call(beside(&pair)).await)?;
+    roles_are(&scene, &pair, [Role::Active, Role::Active]).await
 }
 
 async fn not_up_to_date(scene: Scene) -> Check {
