@@ -10,11 +10,11 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tandem_guests::{Command, Host};
+use tandem_guests::Host;
 use tandem_testbed::api::word;
 use tandem_testbed::bench::process::{cpu_of, cpu_of_machine};
 use tandem_testbed::bench::span::{Span, between, moment};
-use tandem_testbed::bench::{Figures, begin, seconds};
+use tandem_testbed::bench::{Figures, begin, guest, seconds};
 use tandem_testbed::site::{Exports, POOLS, Site};
 use tandem_testbed::wait;
 
@@ -265,15 +265,8 @@ const SNAPSHOT_AND_SEND: &str =
     "zfs snapshot \"$2\" && zfs send -Lec -i \"$1\" \"$2\" | zfs receive -u \"$3\"";
 const SYNCOID: &str = "syncoid --quiet --no-privilege-elevation \"$1\" \"$2\"";
 
-/// How long a line of a shell takes in the guest.
 fn timed(site: &Site, line: &str, arguments: &[&str]) -> Duration {
-    let script = format!("set -e -o pipefail; a=$EPOCHREALTIME; {line}; b=$EPOCHREALTIME; echo $a $b");
-    let argv = [&["bash", "-c", &script, "bash"], arguments].concat();
-    let output = site.guest.output(&Command::new(&argv).deadline(wait::LONG)).unwrap();
-    assert_eq!(output.status, 0, "{argv:?}: {}", output.stderr_text());
-    let said = output.stdout_text();
-    let times: Vec<f64> = said.split_whitespace().map(|word| word.parse().unwrap()).collect();
-    Duration::from_secs_f64(times[1] - times[0])
+    guest::timed(&*site.guest, line, arguments)
 }
 
 /// A dataset with one file of so many MiB.
@@ -305,10 +298,6 @@ fn rested(site: &Site) {
     site.guest.run(&["sync"]).unwrap();
 }
 
-/// The newest operation of a kind of a replica, with its log.
 fn last(site: &Site, kind: &str, replica: &str) -> Value {
-    let query = format!("kind={kind}&instance_id={replica}&limit=1");
-    let newest = site.api.operations(&query).unwrap().remove(0);
-    assert_eq!(newest["status"], "done", "{newest:#}");
-    site.api.operation(&word(&newest["id"])).unwrap()
+    guest::last(&site.api, kind, replica)
 }

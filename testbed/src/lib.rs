@@ -3,7 +3,7 @@
 //! What the tests share: chance that repeats ([`chance`]), real processes that end with their owner ([`server`]), the stock client ([`client`]), real
 //! trees of files and an independent judge of them ([`tree`]), and waiting for conditions ([`wait`]). Scenarios that
 //! speak HTTP themselves use [`api`]; real kills and what must be true after them are in [`kill`].
-//! A host of its own, with ZFS and NFS and a power switch, is a [`site`].
+//! A host of its own, with ZFS and NFS and a power switch, is a [`site`]; with LVM and DRBD, a [`house`].
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,6 +18,7 @@ pub mod bench;
 pub mod chance;
 pub mod client;
 pub mod far;
+pub mod house;
 pub mod kill;
 mod rest;
 pub mod server;

@@ -13,24 +13,22 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::json;
-use tandem_guests::host::Event;
-use tandem_guests::{Command, Forward, Guest, Host, Lab, Plan, Running, lvm};
-use tandem_testbed::api::{Answered, Api, word};
+use tandem_guests::{Command, Host};
+use tandem_testbed::api::{Answered, word};
 use tandem_testbed::chance::{dice, long};
+use tandem_testbed::house::{Group, House};
 use tandem_testbed::kill::matrix::events;
 use tandem_testbed::kill::storm::Dice;
-use tandem_testbed::{artifacts, wait};
+use tandem_testbed::site::collect;
+use tandem_testbed::wait;
 
 const GROUP: &str = "vg_alpha";
-const STATE: &str = "/var/lib/tandem";
-const PLUGINS: &str = "/run/tandem/plugins";
 const MOUNTS: &str = "/srv/alpha";
-const PORT: u16 = 8786;
 const GIB: u64 = 1 << 30;
 const ZONE: &str = "zone-a";
 
@@ -64,107 +62,29 @@ enum Moment {
     After(Duration),
 }
 
-/// The storage host and its server.
-struct House {
-    guest: Arc<Guest>,
-    api: Api,
+/// The storage host, and the type of its shares.
+struct Home {
+    house: House,
     share_type: String,
-    server: Mutex<Option<JoinHandle<()>>>,
-    log: Arc<Mutex<String>>,
-    _forward: Forward,
-    _lab: Lab,
 }
 
-impl House {
+impl std::ops::Deref for Home {
+    type Target = House;
+
+    fn deref(&self) -> &House {
+        &self.house
+    }
+}
+
+impl Home {
     fn build() -> Self {
-        let lab = Lab::new(&artifacts::program("tandem-guest")).unwrap();
-        let plan = Plan::new("house").memory(1536).share(&artifacts::folder());
-        let guest = lab.guest(plan.disk("state", GIB / 2).disk("alpha", 6 * GIB)).unwrap();
-        let guest = Arc::new(guest);
-        let forward = Forward::open(&guest, PORT).unwrap();
-        guest.boot().unwrap();
-        lvm::load(&*guest).unwrap();
-        lvm::create_group(&*guest, "alpha", &guest.disk("alpha").unwrap().path()).unwrap();
-        guest.run(&["mkfs.ext4", "-q", &guest.disk("state").unwrap().path()]).unwrap();
-        let mut house = Self {
-            api: Api::new(&format!("http://{}", forward.address())),
-            guest,
-            share_type: String::new(),
-            server: Mutex::default(),
-            log: Arc::default(),
-            _forward: forward,
-            _lab: lab,
-        };
-        house.furnish();
-        let settings = format!(
-            "host = \"house\"\nlisten = \"127.0.0.1:{PORT}\"\nstate = \"{STATE}/state\"\nplugins = \"{PLUGINS}\"\n\
-             [auth]\nmode = \"noauth\"\n[[backends]]\nname = \"alpha\"\ndriver = \"lvm\"\navailability_zone = \"{ZONE}\"\n\
-             settings = {{ group = \"{GROUP}\", devices = [\"{}\"], mounts = \"{MOUNTS}\" }}\n",
-            house.guest.disk("alpha").unwrap().path()
-        );
-        let tee =
-            house.guest.spawn(&Command::new(&["tee", &format!("{STATE}/tandem.toml")]).input()).unwrap();
-        tee.input(settings.as_bytes()).unwrap();
-        tee.input(b"").unwrap();
-        assert_eq!(tee.wait().unwrap().status, 0);
-        house.guest.run(&["sync"]).unwrap();
+        let group = Group { name: "alpha", zone: ZONE, bytes: 6 * GIB, settings: String::new() };
+        let house = House::build(1536, &[group]);
         house.launch();
         let specs = json!({"driver_handles_share_servers": "False"});
         let body = json!({"share_type": {"name": "alone", "extra_specs": specs}});
-        house.share_type = word(&house.api.post("v2/types", &body).unwrap()["share_type"]["id"]);
-        house
-    }
-
-    /// What every boot needs before the server can start.
-    fn furnish(&self) {
-        let guest = &*self.guest;
-        guest.run(&["mkdir", "-p", STATE, PLUGINS]).unwrap();
-        guest.run(&["mount", &guest.disk("state").unwrap().path(), STATE]).unwrap();
-        let library = artifacts::driver("lvm");
-        guest.run(&["install", "-m", "644", library.to_str().unwrap(), PLUGINS]).unwrap();
-        let worker = artifacts::program("tandem-lvm-worker");
-        guest.run(&["install", "-m", "755", worker.to_str().unwrap(), PLUGINS]).unwrap();
-    }
-
-    fn spawn(&self, environment: &[(&str, &str)]) {
-        let (program, settings) = (artifacts::program("tandemd"), format!("{STATE}/tandem.toml"));
-        let command = Command::new(&[program.to_str().unwrap(), "--settings", &settings]);
-        let command = environment.iter().fold(command, |command, (key, value)| command.env(key, value));
-        let running = self.guest.spawn(&command).unwrap();
-        let log = Arc::clone(&self.log);
-        *self.server.lock().unwrap() = Some(std::thread::spawn(move || listen(&running, &log)));
-    }
-
-    fn launch(&self) {
-        self.spawn(&[]);
-        wait::until("the server to answer", || self.api.get("v1/ready").ok());
-        self.api.backends_are_up();
-    }
-
-    fn is_dead(&self) -> bool {
-        self.server.lock().unwrap().as_ref().is_none_or(JoinHandle::is_finished)
-    }
-
-    fn kill(&self) {
-        let _ = self.guest.succeeds(&["pkill", "-KILL", "-x", "tandemd"]).unwrap();
-        wait::until("the server to end", || self.is_dead().then_some(()));
-    }
-
-    /// Cuts the power, switches it on again, and does what a boot does: volumes are activated that let themselves be, the
-    /// server starts.
-    fn lose_power(&self) {
-        self.guest.cut_power().unwrap();
-        wait::until("the server to end", || self.is_dead().then_some(()));
-        self.guest.boot().unwrap();
-        lvm::load(&*self.guest).unwrap();
-        self.lvm(&["vgchange", "-ay", GROUP]);
-        assert!(!self.guest.run(&["dmsetup", "ls"]).unwrap().contains("tandem"), "a boot activates no share");
-        self.furnish();
-        self.launch();
-    }
-
-    fn lvm(&self, argv: &[&str]) -> String {
-        lvm::run(&*self.guest, argv).unwrap()
+        let share_type = word(&house.api.post("v2/types", &body).unwrap()["share_type"]["id"]);
+        Self { house, share_type }
     }
 
     /// A share at rest, its id.
@@ -270,28 +190,6 @@ impl House {
     }
 }
 
-impl Drop for House {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let lines: Vec<&str> = log.lines().collect();
-            println!("--- the end of tandemd's log\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
-        }
-    }
-}
-
-fn listen(running: &Running, log: &Mutex<String>) {
-    while let Ok(event) = running.next(Duration::from_secs(600)) {
-        match event {
-            Some(Event::Output(bytes) | Event::Error(bytes)) => {
-                log.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes));
-            }
-            Some(Event::Ended(_) | Event::Refused(_)) => break,
-            None => {}
-        }
-    }
-}
-
 /// Someone who writes records to a share on the host, each on its disk before the next.
 struct Writer {
     said: Arc<Mutex<String>>,
@@ -299,25 +197,25 @@ struct Writer {
 }
 
 impl Writer {
-    fn start(house: &House, file: &str) -> Self {
+    fn start(home: &Home, file: &str) -> Self {
         let program = tandem_guests::forward::PROGRAM;
-        let running = house.guest.spawn(&Command::new(&[program, "records", file])).unwrap();
+        let running = home.guest.spawn(&Command::new(&[program, "records", file])).unwrap();
         let said = Arc::<Mutex<String>>::default();
         let heard = Arc::clone(&said);
-        let writer = Self { said, listening: std::thread::spawn(move || listen(&running, &heard)) };
+        let writer = Self { said, listening: std::thread::spawn(move || collect(&running, &heard)) };
         wait::until("some records", || (numbers(&writer.said.lock().unwrap()).len() > 20).then_some(()));
         writer
     }
 
     /// Its host has lost power; what it was promised must be there.
-    fn lost_nothing(self, house: &House, file: &str) {
+    fn lost_nothing(self, home: &Home, file: &str) {
         self.listening.join().unwrap();
         let promised = numbers(&self.said.lock().unwrap());
-        let kept = house.guest.run(&["cat", file]).unwrap();
+        let kept = home.guest.run(&["cat", file]).unwrap();
         let kept: BTreeSet<u64> = kept.lines().filter_map(|line| line.parse().ok()).collect();
         let lost: Vec<&u64> = promised.difference(&kept).collect();
         assert!(lost.is_empty(), "of {} acknowledged records these are lost: {lost:?}", promised.len());
-        house.guest.run(&["rm", file]).unwrap();
+        home.guest.run(&["rm", file]).unwrap();
     }
 }
 
@@ -346,17 +244,17 @@ fn moments(deed: Deed, script: &[String], dice: &mut Dice) -> Vec<Moment> {
 
 #[test]
 fn a_power_cut_at_any_step_of_a_share_on_lvm_leaves_no_orphan_and_loses_nothing() {
-    let house = House::build();
+    let home = Home::build();
     let mut dice = dice();
-    house.share();
-    let (used, _) = house.known().pop_first().unwrap();
+    home.share();
+    let (used, _) = home.known().pop_first().unwrap();
     // Undisturbed: what each logs.
-    let other = house.share();
+    let other = home.share();
     for deed in [Deed::Grow, Deed::Remove] {
-        house.ask(deed, &other).unwrap();
-        house.api.settle();
+        home.ask(deed, &other).unwrap();
+        home.api.settle();
     }
-    let scripts = DEEDS.map(|deed| (deed, house.script(deed)));
+    let scripts = DEEDS.map(|deed| (deed, home.script(deed)));
     let file = format!("{MOUNTS}/{used}/records");
     for (deed, script) in &scripts {
         for moment in moments(*deed, script, &mut dice) {
@@ -365,33 +263,33 @@ fn a_power_cut_at_any_step_of_a_share_on_lvm_leaves_no_orphan_and_loses_nothing(
                 Moment::After(time) => format!("{} ms after it was asked for", time.as_millis()),
             };
             println!("-- {}: {shown}", deed.word());
-            let share = if *deed == Deed::Make { String::new() } else { house.share() };
-            let writer = Writer::start(&house, &file);
+            let share = if *deed == Deed::Make { String::new() } else { home.share() };
+            let writer = Writer::start(&home, &file);
             let acknowledged = match moment {
                 Moment::Event(number, side) => {
-                    house.kill();
-                    house.spawn(&[("TANDEM_KILL_AT", &format!("{}:{number}:{side}", deed.word()))]);
+                    home.kill();
+                    home.spawn(&[("TANDEM_KILL_AT", &format!("{}:{number}:{side}", deed.word()))]);
                     wait::until("the server", || {
                         let up = || {
-                            house.api.get("v1/status").ok().filter(|s| s["status"]["backends"]["down"] == 0)
+                            home.api.get("v1/status").ok().filter(|s| s["status"]["backends"]["down"] == 0)
                         };
-                        (house.is_dead() || up().is_some()).then_some(())
+                        (home.is_dead() || up().is_some()).then_some(())
                     });
-                    let asked = house.ask(*deed, &share);
-                    wait::until("the server to kill itself", || house.is_dead().then_some(()));
+                    let asked = home.ask(*deed, &share);
+                    wait::until("the server to kill itself", || home.is_dead().then_some(()));
                     asked.is_ok()
                 }
                 Moment::After(time) => {
-                    house.ask(*deed, &share).unwrap();
+                    home.ask(*deed, &share).unwrap();
                     std::thread::sleep(time);
                     true
                 }
             };
-            house.lose_power();
-            house.at_rest();
-            writer.lost_nothing(&house, &file);
-            house.judge(*deed, &share, acknowledged);
-            house.remove_all_but(&used);
+            home.lose_power();
+            home.at_rest();
+            writer.lost_nothing(&home, &file);
+            home.judge(*deed, &share, acknowledged);
+            home.remove_all_but(&used);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Machines differ and are shared; so every comparison is made in one run, in turns, and printed as a ratio of medians.
 
 pub mod clones;
+pub mod guest;
 pub mod load;
 pub mod process;
 pub mod span;

@@ -29,7 +29,7 @@ use crate::{artifacts, wait};
 pub const POOLS: [(&str, &str); 2] = [("alpha", "zone-a"), ("beta", "zone-b")];
 /// Where the state disk is mounted.
 const STATE: &str = "/var/lib/tandem";
-const PLUGINS: &str = "/run/tandem/plugins";
+pub(crate) const PLUGINS: &str = "/run/tandem/plugins";
 const PORT: u16 = 8786;
 const GIB: u64 = 1 << 30;
 
@@ -398,7 +398,7 @@ impl Drop for Site {
 }
 
 /// Writes a file in a guest.
-fn put(guest: &Guest, file: &str, text: &str) {
+pub(crate) fn put(guest: &Guest, file: &str, text: &str) {
     let tee = guest.spawn(&Command::new(&["tee", file]).input()).unwrap();
     tee.input(text.as_bytes()).unwrap();
     tee.input(b"").unwrap();
@@ -406,7 +406,7 @@ fn put(guest: &Guest, file: &str, text: &str) {
 }
 
 /// Keeps what it prints until it ends or its host goes away.
-fn collect(running: &Running, log: &Mutex<String>) {
+pub fn collect(running: &Running, log: &Mutex<String>) {
     loop {
         match running.next(Duration::from_secs(60)) {
             Ok(Some(Event::Output(bytes) | Event::Error(bytes))) => {

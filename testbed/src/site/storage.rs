@@ -14,7 +14,7 @@ pub(super) const fn driver(kind: Kind) -> &'static str {
 }
 
 /// What a driver needs beside its library.
-pub(super) fn install(guest: &Guest, driver: &str) {
+pub(crate) fn install(guest: &Guest, driver: &str) {
     let library = artifacts::driver(driver);
     guest.run(&["install", "-m", "644", library.to_str().unwrap(), PLUGINS]).unwrap();
     if driver == "lvm" {

@@ -3,7 +3,7 @@
 use crate::{Result, command::Run, system, testbed, workspace::Workspace};
 
 /// Those that boot guests.
-const IN_GUESTS: &[&str] = &["zfs"];
+const IN_GUESTS: &[&str] = &["lvm", "zfs"];
 
 /// Runs all benchmarks, or those that are named.
 pub(crate) fn run(names: &[String]) -> Result<()> {
