@@ -124,7 +124,10 @@ verbs! {
         /// What it is to be; `replication` is set.
         spec: InstanceSpec,
     } -> Outcome<InstanceInfo>;
-    /// State, lag and newest point. Fast: no transfer inside.
+    /// State, lag and newest point. Fast: no transfer inside. It changes nothing that another call meets or that a report
+    /// tells, and so may come while one that changes the instance is under way. A driver may tidy up meanwhile what it alone
+    /// owns, such as a snapshot that users read of a replica: it stands back at once for a call that changes the instance, lets
+    /// such a call wait for its end where it has begun, and reports all the same when that comes to nothing.
     false "update_replica_state" UpdateReplicaState {
         /// The instance.
         instance: InstanceId,

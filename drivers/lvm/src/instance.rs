@@ -14,6 +14,7 @@ use tandem_sdk::{
 
 use crate::drbd::handshake::Silent;
 use crate::drbd::record::{Protocol, Record};
+use crate::drbd::starved::Starved;
 use crate::image::{Found, Image};
 use crate::meta::{Attached, MARK, Meta};
 use crate::report::{LVS, Volume};
@@ -45,8 +46,8 @@ impl Driver for Lvm {
             drbd.require()?;
             drbd.claim(&config.run, &config.group)?;
         }
-        let inner =
-            Inner { worker: Worker::new(setup), config, share_mode, exporter, silent: Silent::default() };
+        let (worker, silent, starved) = (Worker::new(setup), Silent::default(), Starved::default());
+        let inner = Inner { worker, config, share_mode, exporter, silent, starved };
         let pool = inner.config.of_group(&inner.config.thin_pool);
         let words: Vec<&str> = LVS.iter().copied().chain([pool.as_str()]).collect();
         let report = inner.worker.report_at_open(&words).await?;

@@ -53,6 +53,8 @@ pub(crate) struct Inner {
     pub(crate) worker: worker::Worker,
     /// Hosts that did not answer.
     pub(crate) silent: drbd::handshake::Silent,
+    /// Instances whose disk was left for want of room.
+    pub(crate) starved: drbd::starved::Starved,
 }
 
 tandem_sdk::export_driver!(Lvm: Attachable, Replication, Reachable, StorageReplicated);

@@ -7,7 +7,7 @@ use tandem_sdk::contract::{
     AttachKind, Capabilities, Health, InstanceId, Observation, Pool, ReplicationCapability, ResourceKind,
     Style, Transport,
 };
-use tandem_sdk::{OpContext, Result};
+use tandem_sdk::{OpContext, Result, Role};
 
 use crate::drbd::PROTOCOL;
 use crate::image::{Found, Image};
@@ -83,8 +83,8 @@ impl Inner {
 
     fn warning(&self, thin: &Volume) -> Option<String> {
         let name = self.config.of_group(&self.config.thin_pool);
-        if let Some(trouble) = trouble(thin) {
-            return Some(format!("the thin pool `{name}` {trouble}; see `lvs -a {}`", self.config.group));
+        if let Some(trouble) = self.pool_trouble(thin) {
+            return Some(format!("the {trouble}"));
         }
         let limit = u32::from(self.config.warn_percent) * 100;
         let group = &self.config.group;
@@ -138,10 +138,13 @@ impl Inner {
         } else {
             (None, true)
         };
-        let health = match self.health(&image, answers) {
-            Health::Ok => self.stack_health(cx, &image).await?,
-            worse => worse,
-        };
+        let below = self.stack_health(cx, &image).await?;
+        // What lies below its file system answers again: the next call that ensures it brings it in order.
+        let mended = meta.record.is_some()
+            && meta.role == Role::Active
+            && below == Health::Ok
+            && self.pool_trouble(&image.pool).is_none();
+        let health = worse(below, self.health(&image, answers, mended));
         Ok(Some(Observation {
             resource: meta.birth.resource,
             role: meta.role,
@@ -157,7 +160,8 @@ impl Inner {
         }))
     }
 
-    pub(crate) fn health(&self, image: &Image, answers: bool) -> Health {
+    /// What is wrong with an instance. `mended`: a file system that stopped can be served again.
+    pub(crate) fn health(&self, image: &Image, answers: bool, mended: bool) -> Health {
         let (meta, id) = (&image.meta, image.meta.birth.instance);
         if meta.deleting {
             return Health::Failed { reason: "its deletion was interrupted; delete it again".to_owned() };
@@ -169,6 +173,10 @@ impl Inner {
         }
         let mounted = self.mounted(image);
         if mounted.is_some_and(|there| there.stopped) || !answers {
+            if mended {
+                let reason = "its file system stopped after an error of its disks, which answer again; the server checks                               and mounts it anew";
+                return Health::Degraded { reason: reason.to_owned() };
+            }
             return Health::Failed {
                 reason: format!(
                     "the file system on `{}` has stopped after an error of its volume; see the kernel's log, repair the \
@@ -188,9 +196,8 @@ impl Inner {
         if let Some(trouble) = trouble(&image.volume) {
             return Health::Degraded { reason: format!("its volume `{}` {trouble}", self.of(id)) };
         }
-        if let Some(trouble) = trouble(&image.pool) {
-            let pool = self.config.of_group(&self.config.thin_pool);
-            return Health::Degraded { reason: format!("its thin pool `{pool}` {trouble}") };
+        if let Some(trouble) = self.pool_trouble(&image.pool) {
+            return Health::Degraded { reason: format!("its {trouble}") };
         }
         if meta.is_served() && !self.is_exported(image) {
             return Health::Degraded {
@@ -202,6 +209,35 @@ impl Inner {
         }
         Health::Ok
     }
+
+    /// What is wrong with the thin pool, and what to do about it.
+    pub(crate) fn pool_trouble(&self, pool: &Volume) -> Option<String> {
+        let name = self.config.of_group(&self.config.thin_pool);
+        let what = match pool.trouble.as_str() {
+            "out_of_data" => {
+                format!("is full, and writes to it fail; extend it with `lvextend -L +… {name}`")
+            }
+            "metadata_read_only" if pool.metadata.is_some_and(|full| full >= METADATA_FULL) => format!(
+                "has no room for metadata, and writes to it fail; extend it with `lvextend --poolmetadatasize +… {name}`"
+            ),
+            _ => format!("{}; see `lvs -a {}`", trouble(pool)?, self.config.group),
+        };
+        Some(format!("thin pool `{name}` {what}"))
+    }
+}
+
+/// The kernel keeps a tenth of a small pool's metadata for removals, and takes it to be full when no more is left. Hundredths
+/// of a percent.
+const METADATA_FULL: u32 = 8_500;
+
+/// The worse of two; the first where they are as bad.
+pub(crate) fn worse(one: Health, other: Health) -> Health {
+    let rank = |health: &Health| match health {
+        Health::Ok => 0,
+        Health::Degraded { .. } => 1,
+        _ => 2,
+    };
+    if rank(&one) >= rank(&other) { one } else { other }
 }
 
 /// What is wrong with a volume, by LVM's word for it: lvs(8), "lv_health_status".

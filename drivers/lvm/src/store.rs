@@ -93,26 +93,29 @@ impl Inner {
         .retry(Retry::AfterOperator))
     }
 
+    /// Refuses a group with a pool in which nothing more is to be promised.
     fn require_room(&self, pool: &Volume) -> Result<()> {
-        let limit = u32::from(self.config.refuse_percent) * 100;
+        self.require_free(pool)?;
+        let what = format!("metadata area of the volume group `{}`", self.config.group);
+        let advice = "give it a larger one, as the driver's README tells";
+        require_below(self.config.refuse_percent, &what, pool.group_metadata, advice)
+    }
+
+    /// Refuses a thin pool that is nearly full.
+    pub(crate) fn require_free(&self, pool: &Volume) -> Result<()> {
+        self.require_pool_below(self.config.refuse_percent, pool)
+    }
+
+    /// Refuses one that is soon to be so: what was removed to make room is not made again at once.
+    pub(crate) fn require_much_free(&self, pool: &Volume) -> Result<()> {
+        self.require_pool_below(self.config.warn_percent.midpoint(self.config.refuse_percent), pool)
+    }
+
+    fn require_pool_below(&self, percent: u8, pool: &Volume) -> Result<()> {
         let name = self.config.of_group(&self.config.thin_pool);
-        let group = &self.config.group;
-        for (what, full, advice) in [
-            (format!("data of the thin pool `{name}`"), pool.data, "extend it with `lvextend`"),
-            (format!("metadata of the thin pool `{name}`"), pool.metadata, "extend it with `lvextend`"),
-            (
-                format!("metadata area of the volume group `{group}`"),
-                pool.group_metadata,
-                "give it a larger one, as the driver's README tells",
-            ),
-        ] {
-            if let Some(full) = full.filter(|full| *full >= limit) {
-                return Err(Error::out_of_space(format!(
-                    "the {what} is {} % full, and from {} % on nothing more is promised; {advice}, or delete shares",
-                    full / 100,
-                    self.config.refuse_percent
-                )));
-            }
+        for (what, full) in [("data", pool.data), ("metadata", pool.metadata)] {
+            let what = format!("{what} of the thin pool `{name}`");
+            require_below(percent, &what, full, "extend it with `lvextend`")?;
         }
         Ok(())
     }
@@ -215,6 +218,17 @@ impl Inner {
         self.worker.run(cx, &words).await?;
         image.stored = wanted;
         Ok(())
+    }
+}
+
+/// `full` is in hundredths of a percent.
+fn require_below(percent: u8, what: &str, full: Option<u32>, advice: &str) -> Result<()> {
+    match full.filter(|full| *full >= u32::from(percent) * 100) {
+        None => Ok(()),
+        Some(full) => Err(Error::out_of_space(format!(
+            "the {what} is {} % full, and from {percent} % on nothing more is promised; {advice}, or delete shares",
+            full / 100
+        ))),
     }
 }
 

@@ -4,12 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
+mod full;
 mod readable;
 
 use std::fs;
 use std::time::{Duration, Instant};
 
 use common::{Backend, run, set_table, volumes};
+use full::*;
 use libtest_mimic::{Arguments, Trial};
 use readable::*;
 use serde_json::json;
@@ -42,6 +44,7 @@ fn main() -> std::process::ExitCode {
         both_sides_went_on_and_one_is_told_to_follow,
         after_a_boot_nothing_is_there_before_its_epoch_is_confirmed,
         readers_over_nfs_finish_and_see_the_next_moment_and_a_promotion_loses_nothing,
+        pools_that_fill_below_both_sides_lose_nothing_that_was_acknowledged,
     ];
     trials.extend(trials![short;
         a_link_that_is_cut_heals_by_what_was_written_meanwhile,
@@ -55,6 +58,10 @@ fn main() -> std::process::ExitCode {
         who_reads_on_is_gone_past_and_holds_up_the_removal_alone,
         looks_that_are_cut_leave_nothing_of_what_users_read,
         a_replica_is_read_whole_while_it_catches_up_and_after_a_boot,
+        a_pool_that_fills_below_a_follower_leaves_its_disk_until_there_is_room,
+        a_pool_that_fills_below_the_active_side_is_not_noticed_by_its_users,
+        what_users_read_is_given_up_before_the_pool_is_full,
+        a_snapshot_that_filled_the_pool_goes_before_a_write_fails,
     ]);
     // One after another: they share the kernel's one DRBD.
     if !elsewhere {
@@ -80,8 +87,10 @@ async fn backend(disk: &str, test: &str, side: usize, more: &Value) -> Backend {
         drbd["readable_seconds"] = seconds.clone();
     }
     let mut settings = json!({ "drbd": drbd });
-    if let Some(export) = more.get("export") {
-        settings["export"] = export.clone();
+    for name in ["export", "thin_pool", "warn_percent", "refuse_percent"] {
+        if let Some(value) = more.get(name) {
+            settings[name] = value.clone();
+        }
     }
     Backend::open(disk, test, settings).await
 }
@@ -95,6 +104,11 @@ impl Pair {
     /// The same in a style, with a file system and with settings of both sides.
     async fn with(test: &str, size: u64, style: Style, filesystem: &str, more: &Value) -> Self {
         let sides = [backend("alpha", test, 0, more).await, backend("beta", test, 1, more).await];
+        Self::of(sides, size, style, filesystem).await
+    }
+
+    /// The same on these two.
+    async fn of(sides: [Backend; 2], size: u64, style: Style, filesystem: &str) -> Self {
         let replication = Some(ReplicationSpec { style, instances: 2 });
         let spec = InstanceSpec { replication, ..sides[0].spec(size, filesystem) };
         sides[0].call(CreateInstance { spec: spec.clone() }).await.unwrap();

@@ -21,7 +21,8 @@ pub trait Replication: Driver {
         call: CreateReplica,
     ) -> impl Future<Output = Result<Outcome<InstanceInfo>>> + Send;
 
-    /// State, lag, newest point. Fast: nothing is transferred inside.
+    /// State, lag, newest point. Fast: nothing is transferred inside. It may come amid a call that changes the instance: see law
+    /// 10 of the contract.
     fn update_replica_state(
         &self,
         cx: &OpContext,

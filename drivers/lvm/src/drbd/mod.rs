@@ -21,6 +21,7 @@ mod report;
 mod roles;
 pub(crate) mod settings;
 mod stack;
+pub(crate) mod starved;
 pub(crate) mod status;
 pub(crate) mod tools;
 mod view;

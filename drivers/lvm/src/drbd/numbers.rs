@@ -93,7 +93,11 @@ pub(crate) async fn kernel_minors(cx: &OpContext) -> Result<BTreeSet<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drbd::record::Protocol;
+    use crate::meta::Birth;
+    use crate::report::Volume;
     use proptest::prelude::*;
+    use tandem_sdk::{ResourceId, Style};
 
     fn drbd(ports: [u16; 2], minors: [u32; 2]) -> Drbd {
         Drbd { address: "192.0.2.1".parse().unwrap(), ports, minors, resync_mib: 100, readable_seconds: 60 }
@@ -124,5 +128,37 @@ mod tests {
         }
         let full = taken.free(&drbd, |_| true).unwrap_err();
         assert!(full.message.contains("drbd.minors"), "{full}");
+    }
+
+    /// A share with these numbers, as a group reports it.
+    fn noted(number: u128, minor: u32, port: u16) -> Volume {
+        let (instance, resource) =
+            (InstanceId(Uuid::from_u128(number)), ResourceId(Uuid::from_u128(!number)));
+        let birth = Birth { instance, resource, size_bytes: 1 << 30, filesystem: crate::Filesystem::Ext4 };
+        let (style, protocol) = (Style::Dr, Protocol::C);
+        let record = Record { style, protocol, minor, port, peer: None, last: false, diskless: false };
+        let tags = Meta { record: Some(record), ..Meta::blank(birth) }.tags().unwrap();
+        Volume { name: names::of_instance(instance), tags: tags.into_iter().collect(), ..Volume::default() }
+    }
+
+    #[test]
+    fn what_five_hundred_shares_have_noted_is_given_to_nobody() {
+        let drbd = drbd([7000, 7519], [100, 619]);
+        let (mut report, mut minors, mut ports) = (Report::default(), BTreeSet::new(), BTreeSet::new());
+        for number in 1..=500 {
+            // What was removed meanwhile is given anew.
+            if number % 50 == 0 {
+                let (gone, _) = (report.0.remove(7), report.0.remove(11));
+                let left = Taken::by_tags(&report);
+                assert!(!left.ports.is_empty() && !gone.tags.is_empty());
+                (minors, ports) = (left.minors, left.ports);
+            }
+            let taken = Taken::by_tags(&report);
+            assert_eq!((&taken.minors, &taken.ports), (&minors, &ports));
+            let (minor, port) = taken.free(&drbd, |port| port % 97 != 0).unwrap();
+            assert!(minors.insert(minor) && ports.insert(port), "{minor} and {port} were taken");
+            report.0.push(noted(number, minor, port));
+        }
+        assert_eq!(Taken::by_tags(&report).minors.len(), report.0.len());
     }
 }

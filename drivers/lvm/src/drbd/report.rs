@@ -1,12 +1,13 @@
 //! State and lag, from the kernel.
 
 use tandem_sdk::contract::{Health, Progress, ReplicaReport, ReplicaState};
-use tandem_sdk::{Epoch, Error, InstanceId, OpContext, Result, Role};
+use tandem_sdk::{Epoch, Error, ErrorKind, InstanceId, OpContext, Result, Role};
 
 use super::generation::Generation;
 use super::status::Status;
 use crate::Inner;
 use crate::image::Image;
+use crate::observe::worse;
 
 impl Inner {
     /// What is wrong with the layer of an instance that replicates.
@@ -16,33 +17,78 @@ impl Inner {
         }
         let status = self.status(cx, image.meta.birth.instance).await?;
         self.note_disk(cx, image, status.as_ref()).await;
-        Ok(health(image.meta.role, status.as_ref()))
+        Ok(health(image.meta.role, status.as_ref(), self.pool_trouble(&image.pool)))
     }
 
     pub(crate) async fn report(&self, cx: &OpContext, id: InstanceId, epoch: Epoch) -> Result<ReplicaReport> {
-        let image = self.existing(cx, id).await?;
+        let image = match self.existing(cx, id).await {
+            Err(error) if error.kind == ErrorKind::Unavailable => {
+                return self.report_blind(cx, id, error).await;
+            }
+            other => other?,
+        };
         if epoch < image.meta.epoch {
             return Err(Error::stale_epoch(epoch, image.meta.epoch));
         }
-        let status = match image.meta.record {
+        let mut status = match image.meta.record {
             Some(_) => self.status(cx, id).await?,
             None => None,
         };
         self.note_disk(cx, &image, status.as_ref()).await;
+        if self.attach_again(cx, &image, status.as_ref()).await {
+            status = self.status(cx, id).await?;
+        }
         let own = match status.as_ref().filter(|s| s.is_attached()).and_then(|s| s.minor) {
             Some(minor) => self.generation(cx, minor).await,
             None => None,
         };
         let mut report = judge(&image, status.as_ref(), own);
-        if let Some(why) = self.keep_shown(cx, &image, status.as_ref()).await?
-            && matches!(report.health, Health::Ok)
-        {
-            report.health = Health::Degraded { reason: format!("what its users read is not renewed: {why}") };
+        report.health = health(image.meta.role, status.as_ref(), self.pool_trouble(&image.pool));
+        // What came of it changes nothing of what was seen before.
+        let why = match self.keep_shown(cx, &image, status.as_ref()).await {
+            Ok(why) => why,
+            Err(error) => Some(error.message),
+        };
+        if let Some(why) = why {
+            let reason = format!("what its users read is not renewed: {why}");
+            report.health = worse(report.health, Health::Degraded { reason });
         }
-        if matches!(report.health, Health::Ok) {
-            report.health = self.health(&image, true);
-        }
+        report.health = worse(report.health, self.health(&image, true, false));
         Ok(report)
+    }
+}
+
+impl Inner {
+    /// What is known while LVM cannot be asked, as when its devices fail: that the kernel has left the disk.
+    async fn report_blind(&self, cx: &OpContext, id: InstanceId, error: Error) -> Result<ReplicaReport> {
+        cx.check()?;
+        let status = match &self.config.drbd {
+            Some(_) => self.status(cx, id).await?,
+            None => None,
+        };
+        let Some(status) = status.filter(|status| status.minor.is_some() && !status.is_attached()) else {
+            return Err(error);
+        };
+        let role = if status.is_primary { Role::Active } else { Role::Secondary };
+        let state = if status.is_primary { ReplicaState::Active } else { ReplicaState::OutOfSync };
+        let health = match health(role, Some(&status), None) {
+            Health::Degraded { reason } => {
+                Health::Degraded { reason: format!("{reason} ({})", error.message) }
+            }
+            Health::Failed { reason } => Health::Failed { reason: format!("{reason} ({})", error.message) },
+            other => other,
+        };
+        Ok(ReplicaReport {
+            state,
+            newest_point: None,
+            changed_since_point: None,
+            lag_bytes: None,
+            up_to_date: Some(false),
+            resync: None,
+            split_brain: None,
+            position: None,
+            health,
+        })
     }
 }
 
@@ -80,7 +126,7 @@ fn judge(image: &Image, status: Option<&Status>, own: Option<Generation>) -> Rep
             0 => format!("generation {own}"),
             base => format!("generation {own}, from {base:016X} on"),
         }),
-        health: health(meta.role, status),
+        health: Health::Ok,
     }
 }
 
@@ -99,21 +145,25 @@ pub(super) fn split_brain(image: &Image, status: &Status, own: Option<Generation
     })
 }
 
-/// What is wrong with the layer between volume and file system.
-pub(super) fn health(role: Role, status: Option<&Status>) -> Health {
+/// What is wrong with the layer between volume and file system; `pool`: what is wrong with the thin pool below it.
+pub(super) fn health(role: Role, status: Option<&Status>, pool: Option<String>) -> Health {
+    let (why, then) = match pool {
+        None => ("its disk failed and was detached".to_owned(), "repair the volume group, then "),
+        Some(pool) => (
+            format!("its disk was detached, for the {pool}"),
+            "once there is room it is attached again by itself, or where that takes too long: ",
+        ),
+    };
     match status {
         Some(status) if status.is_attached() => Health::Ok,
         Some(status) if role == Role::Active && status.is_connected() && status.peer_disk == "UpToDate" => {
             Health::Degraded {
-                reason: "its disk failed and was detached, and it is served from its peer; repair the volume group, then \
-                         start the server anew or promote the peer"
-                    .to_owned(),
+                reason: format!(
+                    "{why}, and it is served from its peer; {then}resync the replica or start the server anew"
+                ),
             }
         }
-        Some(_) => Health::Failed {
-            reason: "its disk failed and was detached; repair the volume group, then resync it or start the server anew"
-                .to_owned(),
-        },
+        Some(_) => Health::Failed { reason: format!("{why}; {then}resync it or start the server anew") },
         None if role == Role::Secondary => Health::Degraded {
             reason: "it does not follow; it does once the server confirmed its epoch".to_owned(),
         },
@@ -193,9 +243,15 @@ mod tests {
                 (replication == "SyncTarget").then_some((1 << 30) - (8 << 10))
             );
         }
-        let diskless = judge(&secondary, Some(&status("Connected", "Established", "Diskless", 0)), None);
+        let diskless = status("Connected", "Established", "Diskless", 0);
+        for (pool, words) in
+            [(None, "repair the volume group"), (Some("thin pool `g/p` is full"), "`g/p` is full; once")]
+        {
+            let health = health(Role::Secondary, Some(&diskless), pool.map(str::to_owned));
+            assert!(matches!(&health, Health::Failed { reason } if reason.contains(words)), "{health:?}");
+        }
+        let diskless = judge(&secondary, Some(&diskless), None);
         assert_eq!((diskless.state, diskless.lag_bytes), (ReplicaState::OutOfSync, None));
-        assert!(matches!(diskless.health, Health::Failed { .. }));
         assert_eq!(judge(&secondary, None, None).state, ReplicaState::OutOfSync);
     }
 

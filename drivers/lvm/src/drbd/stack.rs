@@ -53,6 +53,7 @@ impl Inner {
         if there && status.as_ref().is_some_and(Status::is_attached) {
             return Ok(false);
         }
+        self.require_fed(image, status.as_ref().filter(|_| there))?;
         if !there {
             if status.is_some() {
                 tools::setup(cx, &["down", &name]).await?;

@@ -51,6 +51,10 @@ fn refusal(tool: &str, verb: &str, said: &str) -> Error {
         Error::busy(format!("{sentence}; end what uses the device"))
     } else if has(&["Need access to UpToDate data", "Multiple primaries", "(-2)", "(-1)"]) {
         Error::conflict(sentence)
+    } else if has(&["Can only attach to the data we lost last"]) {
+        Error::unavailable(format!(
+            "{sentence}; what lies here is older than what its users were told: the other side's disk has to come back first"
+        ))
     } else if has(&["already in use"]) {
         Error::unavailable(format!("{sentence}; something else has the port or the device"))
             .retry(Retry::AfterOperator)

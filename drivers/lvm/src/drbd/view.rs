@@ -55,16 +55,21 @@ impl Inner {
         image: &Image,
         status: Option<&Status>,
     ) -> Result<Option<String>> {
-        if !image.meta.is_readable() || status.is_none() {
+        if !image.meta.is_readable() {
             return Ok(None);
         }
         let shown = self.shown(image);
+        // What the share overwrites is kept by a snapshot as well: it must not be what fills the pool for all shares in it.
+        let room = self.require_free(&image.pool);
+        let shows = image.meta.is_shown() && status.is_some() && room.is_ok();
         // A command that was cut leaves the volume suspended, at which the active side's writers wait too.
         let asleep = image.volume.state == State::Suspended;
-        let left = asleep || image.views.iter().flatten().count() > usize::from(shown.is_some());
+        let kept = usize::from(shown.is_some() && shows);
+        let left = asleep || image.views.iter().flatten().count() > kept;
         let is_young = || shown.is_some_and(|slot| !self.is_old(image, slot));
-        if !left && (!image.meta.is_shown() || is_young()) {
-            return Ok(None);
+        let taken = room.err().filter(|_| image.meta.is_shown()).map(|error| error.message);
+        if !left && (!shows || is_young()) {
+            return Ok(taken);
         }
         let mut locked = match self.lock_now(cx, image.meta.birth.instance).await {
             Ok(Some(locked)) => locked,
@@ -75,10 +80,10 @@ impl Inner {
         };
         let image = &mut locked.image;
         self.wake(cx, image).await?;
-        let done =
-            if image.meta.is_shown() { self.show(cx, image).await } else { self.hide(cx, image).await };
+        let shows = shows && image.meta.is_shown();
+        let done = if shows { self.show(cx, image).await } else { self.hide(cx, image).await };
         match done {
-            Ok(_) => Ok(None),
+            Ok(_) => Ok(taken),
             Err(error) => {
                 cx.check()?;
                 tracing::warn!(instance = %image.meta.birth.instance, %error, "What users read is not renewed.");
@@ -100,6 +105,9 @@ impl Inner {
             return Ok(changed);
         }
         let Some(moment) = self.moment(cx, image, &status).await? else { return Ok(changed) };
+        if shown.is_none() {
+            self.require_much_free(&image.pool)?;
+        }
         let slot = image.views.iter().position(Option::is_none).ok_or_else(|| still_read(image))?;
         self.make_view(cx, image, slot).await?;
         self.refresh(cx, image).await?;
@@ -117,9 +125,19 @@ impl Inner {
         };
         let (path, filesystem) = (self.path(id), image.meta.birth.filesystem);
         filesystem.repair(cx, &node).await?;
-        cx.blocking(move |_| mount::replace(&path, &mount::detached(&node, filesystem)?)).await?;
+        let before = self.exporter.revocable(&path).filter(|_| shown.is_some());
+        cx.blocking(move |cx| {
+            let mount = mount::detached(&node, filesystem)?;
+            // The call may be gone by now, and somebody else may serve what was promoted meanwhile.
+            cx.check()?;
+            mount::replace(&path, &mount)
+        })
+        .await?;
         self.exporter.remounted(cx).await?;
         self.open_export(cx, image).await?;
+        if let Some(before) = before {
+            self.exporter.revoke(&before);
+        }
         self.let_go(image, Some(slot));
         self.refresh(cx, image).await?;
         self.drop_views(cx, image, Some(slot)).await?;

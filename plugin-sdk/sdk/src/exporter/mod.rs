@@ -15,6 +15,7 @@ mod nfs;
 mod rule;
 mod settings;
 
+use std::fs::File;
 use std::path::Path;
 
 use tandem_contract::{
@@ -151,7 +152,21 @@ impl Exporter {
         }
     }
 
-    /// Whether NFS clients keep files of the file system on a device open. Clients of version 3 keep nothing.
+    /// The file system at `path`, to [`revoke`](Self::revoke) later what NFS clients have in it; `None` where the kernel
+    /// (before 6.9) cannot, or nothing is exported.
+    pub fn revocable(&self, path: &Path) -> Option<File> {
+        self.nfs.as_ref().filter(|_| clients::can_revoke()).and_then(|_| File::open(path).ok())
+    }
+
+    /// Revokes what NFS clients have in a file system, and nothing that they have in others.
+    pub fn revoke(&self, root: &File) {
+        if self.nfs.is_some() {
+            clients::revoke(root);
+        }
+    }
+
+    /// Whether NFS clients keep files of the file system on a device open. Clients of version 3 keep nothing, and a
+    /// delegation keeps nothing open.
     pub fn has_readers(&self, device: (u32, u32)) -> bool {
         self.nfs.is_some() && clients::any(device)
     }
