@@ -453,7 +453,7 @@ mod tests {
         );
         assert_eq!(
             all.unwrap(),
-            ["xattr=sa", "acltype=off", "atime=on", "compression=zstd-3", "recordsize=1M"]
+            ["xattr=sa", "compression=zstd-3", "recordsize=1M", "atime=on", "acltype=off"]
         );
         for wrong in [
             serde_json::json!({"mountpoint": "x"}),

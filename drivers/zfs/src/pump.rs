@@ -167,19 +167,17 @@ fn broke(e: &io::Error) -> Error {
     Error::unavailable(format!("the stream broke: {e}"))
 }
 
-/// Runs a call of the kernel on this thread and a pump on one of its own; both have ended when this returns.
-pub(crate) fn beside<K, P: Send>(
-    kernel: impl FnOnce() -> K,
-    pump: impl FnOnce() -> P + Send,
-) -> std::thread::Result<(K, P)> {
-    std::thread::scope(|scope| {
-        let pump = scope.spawn(|| {
-            yields();
-            pump()
-        });
-        let done = kernel();
-        pump.join().map(|pumped| (done, pumped))
-    })
+/// Runs a pump beside a call of the kernel, on a thread of its own; it has ended when this returns.
+///
+/// # Errors
+/// Its own, or `Bug` when it panics.
+pub(crate) fn beside<T: Send>(pump: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let work = || {
+        yields();
+        pump()
+    };
+    std::thread::scope(|scope| scope.spawn(work).join())
+        .unwrap_or_else(|_| Err(Error::bug("the thread that pumps panicked")))
 }
 
 /// Lets the kernel's side fill a pipe before this thread is run: else each of its writes, one a record and one its header,

@@ -465,19 +465,15 @@ fn push(
     // An estimate that the kernel cannot make is not worth failing for.
     let total = lzc::send_space(snapshot, from, flags).ok().map(|total| total.saturating_sub(resumed));
     let (read, write) = pump::pipe()?;
+    let (name, base) = (snapshot.to_owned(), from.map(str::to_owned));
+    let sending = Apart::run(snapshot, move || lzc::send(&name, base.as_deref(), write.as_fd(), flags, at))?;
     let mut pump = Pump { cx, limit, total, bytes: 0 };
-    let ran = pump::beside(
-        || {
-            let write = write;
-            lzc::send(snapshot, from, write.as_fd(), flags, at)
-        },
-        || {
-            let read = read;
-            pump.run(read.as_fd(), stream.as_fd())
-        },
-    );
-    let (sent, pumped) = ran.map_err(|_| Error::bug("the thread that sends panicked"))?;
-    match (pumped?, sent) {
+    let pumped = pump::beside(|| {
+        let read = read;
+        pump.run(read.as_fd(), stream.as_fd())
+    });
+    let sent = sending.end();
+    match (pumped?, sent?) {
         (End::Whole, Ok(())) => Ok(pump.bytes),
         (End::Whole, Err(errno)) => Err(error::of_errno("send", snapshot, errno)),
         (End::Broken, _) => Err(Error::unavailable("the receiver went away before the stream had ended")),
@@ -516,27 +512,23 @@ fn pull(
     let stream = stream.into_fd();
     let (read, write) = pump::pipe()?;
     pump::put(write.as_fd(), record)?;
+    let name = snapshot.to_owned();
+    let receiving = Apart::run(snapshot, move || lzc::receive(&name, raw, read.as_fd()))?;
     let mut pump = Pump { cx, limit: None, total: None, bytes: record.len() as u64 };
-    let ran = pump::beside(
-        || {
-            let read = read;
-            lzc::receive(snapshot, raw, read.as_fd())
-        },
-        || {
-            let write = write;
-            pump.run(stream.as_fd(), write.as_fd())
-        },
-    );
-    let (received, pumped) = ran.map_err(|_| Error::bug("the thread that receives panicked"))?;
-    let outcome = match (received, pumped) {
-        (Ok(()), _) => {
+    let pumped = pump::beside(|| {
+        let write = write;
+        pump.run(stream.as_fd(), write.as_fd())
+    });
+    let outcome = match (receiving.end(), pumped) {
+        (Ok(Ok(())), _) => {
             // The kernel is done at the last record, before the sender has seen that it was taken.
             pump.see_off(stream.as_fd());
             Ok(())
         }
         // What the kernel says of a stream that we cut short is only what follows from that.
-        (Err(_), Err(stop)) => Err(stop),
-        (Err(errno), Ok(_)) => Err(error::of_errno("receive", snapshot, errno)),
+        (_, Err(stop)) => Err(stop),
+        (Err(stopped), Ok(_)) => Err(stopped),
+        (Ok(Err(errno)), Ok(_)) => Err(error::of_errno("receive", snapshot, errno)),
     };
     Ok((pump.bytes, outcome))
 }

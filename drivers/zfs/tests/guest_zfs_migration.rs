@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{Backend, Move, noise, zfs};
+use common::{Backend, Move, Pair, halves, noise, zfs};
 use libtest_mimic::{Arguments, Trial};
 use tandem_sdk::contract::*;
 
@@ -40,6 +40,7 @@ fn main() -> std::process::ExitCode {
         acls_count_where_they_go,
         a_migration_that_is_dropped_anywhere_is_whole_on_one_side,
         a_destination_that_stops_lets_the_source_go,
+        a_receive_whose_pool_stops_ends_all_the_same,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -428,6 +429,28 @@ async fn a_destination_that_stops_lets_the_source_go() {
     drop(broken);
     in_peace(|| scene.beta.call(DeleteInstance { instance: scene.spec.destination })).await.unwrap();
     scene.remove().await;
+}
+
+async fn a_receive_whose_pool_stops_ends_all_the_same() {
+    let (alpha, gamma) =
+        (Backend::open("alpha", "stuck", &[]).await, Backend::open("gamma", "stuck", &[]).await);
+    let pair = Pair::between(alpha, gamma, Style::Dr).await;
+    fs::write(pair.alpha.folder(pair.active).join("a"), noise(9, 3_000_000)).unwrap();
+    let point = pair.alpha.point(pair.active, 1).await;
+    let (from, to) = ((&pair.alpha, pair.active), (&pair.beta, pair.replica));
+    let (send, receive) = halves(from, to, 1, &point, None).await;
+    let broken = Broken::pool("gamma");
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    // The kernel's receive waits for the disks.
+    let (_, received) = tokio::join!(
+        pair.alpha.with_stream(send, Some(writer)),
+        pair.beta.call_for(5_000, receive, Some(reader))
+    );
+    received.unwrap_err();
+    drop(broken);
+    in_peace(|| pair.beta.call(DiscardPartial { instance: pair.replica })).await.unwrap();
+    in_peace(|| pair.beta.call(DeleteReplica { instance: pair.replica })).await.unwrap();
+    pair.leaves_nothing().await;
 }
 
 /// Calls that are dropped after ever longer times, on the way to a switch or back from it.

@@ -313,6 +313,19 @@ pub async fn transfer_at(
     point: &PointInfo,
     bandwidth: Option<u64>,
 ) -> (Result<TransferReport>, Result<Outcome<TransferReport>>) {
+    let (send, receive) = halves(from, to, epoch, point, bandwidth).await;
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    tokio::join!(from.0.with_stream(send, Some(writer)), to.0.with_stream(receive, Some(reader)))
+}
+
+/// The two calls of a transfer.
+pub async fn halves(
+    from: (&Backend, InstanceId),
+    to: (&Backend, InstanceId),
+    epoch: u64,
+    point: &PointInfo,
+    bandwidth: Option<u64>,
+) -> (SendStream, Receive) {
     let (there, here) = (from.0.observe(from.1).await, to.0.observe(to.1).await);
     let common = there
         .points
@@ -321,22 +334,18 @@ pub async fn transfer_at(
         .find(|p| here.points.iter().any(|q| p.id == q.id && p.fingerprint == q.fingerprint))
         .cloned();
     let (epoch, format) = (Epoch(epoch), "zfs/1".to_owned());
-    let send = SendStream {
-        spec: SendSpec {
-            instance: from.1,
-            epoch,
-            to: point.id,
-            from: common.clone(),
-            resume: None,
-            format: format.clone(),
-            bandwidth,
-        },
+    let send = SendSpec {
+        instance: from.1,
+        epoch,
+        to: point.id,
+        from: common.clone(),
+        resume: None,
+        format: format.clone(),
+        bandwidth,
     };
-    let receive = Receive {
-        spec: ReceiveSpec { instance: to.1, epoch, to: point.clone(), from: common, resume: None, format },
-    };
-    let (reader, writer) = rustix::pipe::pipe().unwrap();
-    tokio::join!(from.0.with_stream(send, Some(writer)), to.0.with_stream(receive, Some(reader)))
+    let receive =
+        ReceiveSpec { instance: to.1, epoch, to: point.clone(), from: common, resume: None, format };
+    (SendStream { spec: send }, Receive { spec: receive })
 }
 
 /// Writes to a file through a mapping of it, without a word to the kernel that it should be kept.
