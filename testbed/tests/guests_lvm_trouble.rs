@@ -187,6 +187,7 @@ fn kills_amid_what_is_done_for_readers_leave_one_snapshot_shown() {
     let (share, active, replica) = pair(&house, "readable");
     let mut dice = dice();
     for round in 0..30 {
+        println!("-- round {round}");
         let content = written(&house, &active, "newest", 1);
         std::thread::sleep(Duration::from_millis(dice.below(4_000)));
         if round % 3 == 2 {
