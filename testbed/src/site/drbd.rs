@@ -45,6 +45,14 @@ impl Site {
         Side(all)
     }
 
+    /// Waits until the active replica is mounted where it is served: after a boot its peer is heard first.
+    pub fn is_served(&self, active: &str) {
+        let path = self.path(active);
+        wait::until("the share to be served", || {
+            self.guest_with(active).succeeds(&["mountpoint", "-q", &path]).unwrap().then_some(())
+        });
+    }
+
     /// Waits until the kernels of both sides say that neither lacks anything.
     pub fn both_up_to_date(&self, active: &str, replica: &str) {
         let whole = |side: &Side| {

@@ -20,6 +20,8 @@ use crate::plan::{Step, common_format, newest_common};
 
 /// Between two looks at storage that replicates by itself.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// So many looks the two sides of a split brain have to meet, once somebody said which one gives up what it has.
+const LOOKS_UNTIL_MET: u32 = 60;
 /// A call that shows progress may take as long as it likes; this is only what the host is told.
 const AS_LONG_AS_IT_MOVES: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -226,12 +228,15 @@ impl Run {
         let backend = self.core.backends.of(&row).await?;
         let epoch = scene.share.epoch;
         let now = self.core.clock.now();
+        let told = matches!(self.intent(), Intent::Sync { asked: true, .. });
         self.moving(async |cx| {
+            let mut looks = if told { LOOKS_UNTIL_MET } else { 0 };
             loop {
                 let report = backend.call(&cx, UpdateReplicaState { instance: id, epoch }).await?;
-                if let Some(how) = report.split_brain {
+                if let Some(how) = report.split_brain.filter(|_| looks == 0) {
                     return Err(Error::conflict(format!("both sides have data that the other lacks: {how}")));
                 }
+                looks = looks.saturating_sub(1);
                 self.core.board.set_freshness(id, |f| f.lag_bytes = report.lag_bytes);
                 if report.up_to_date == Some(true) {
                     self.core.board.set_freshness(id, |f| f.confirmed_at = Some(now));

@@ -88,8 +88,7 @@ impl Inner {
         self.activate_volumes(cx, image).await?;
         let (data, meta) = self.nodes(image)?;
         // After a power cut what was being written is to be marked first.
-        let said = tools::meta(cx, record.minor, &meta, &["apply-al"]).await?;
-        if let Some(marked) = said.lines().find(|line| line.starts_with("Marked additional")) {
+        if let Some(marked) = tools::apply_log(cx, record.minor, &meta).await? {
             tracing::info!(instance = %image.meta.birth.instance, marked, "Its host went down while it was written to.");
         }
         let dump = tools::meta(cx, record.minor, &meta, &["dump-md"]).await?;
@@ -133,6 +132,8 @@ impl Inner {
         let mut words = vec!["connect", &name, &here, &there, &protocol, "--cram-hmac-alg=sha256", &pairing];
         // For `drbdsetup verify`. Both sides must name one and the same.
         words.push("--verify-alg=crc32c");
+        // A cable that was mended is found soon; the kernel's own 10 s leave users unprotected for longer than they need be.
+        words.push("--connect-int=3");
         if record.protocol == Protocol::A {
             words.push("--on-congestion=block");
         }

@@ -24,11 +24,24 @@ pub(crate) async fn setup(cx: &OpContext, words: &[&str]) -> Result<String> {
 /// # Errors
 /// As [`setup`].
 pub(crate) async fn meta(cx: &OpContext, minor: u32, node: &str, words: &[&str]) -> Result<String> {
+    meta_ended(cx, minor, node, words).await.map(|(said, _)| said)
+}
+
+/// Marks as changed what was being written when the host went down. How much that is, in the tool's own words, where it was
+/// anything.
+pub(crate) async fn apply_log(cx: &OpContext, minor: u32, node: &str) -> Result<Option<String>> {
+    let (_, remarks) = meta_ended(cx, minor, node, &["apply-al"]).await?;
+    Ok(remarks.lines().find(|line| line.starts_with("Marked additional")).map(str::to_owned))
+}
+
+/// What `drbdmeta` printed, and what it remarked beside it.
+async fn meta_ended(cx: &OpContext, minor: u32, node: &str, words: &[&str]) -> Result<(String, String)> {
     let minor = minor.to_string();
     let all: Vec<&str> =
         ["--force", &minor, "v08", node, "flex-external"].iter().chain(words).copied().collect();
     let ended = Command::new(META).args(&all).run_any(cx).await?;
-    judge("drbdmeta", &all, ended.status.success(), ended)
+    let remarks = String::from_utf8_lossy(&ended.output.stderr).into_owned();
+    judge("drbdmeta", &all, ended.status.success(), ended).map(|said| (said, remarks))
 }
 
 fn judge(tool: &str, words: &[&str], fine: bool, ended: tandem_sdk::command::Ended) -> Result<String> {
