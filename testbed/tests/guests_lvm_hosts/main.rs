@@ -75,11 +75,11 @@ fn scatter(site: &Site, active: &str, dice: &mut Dice) -> u64 {
     blocks.len() as u64
 }
 
-/// There and back, with a writer each time.
+/// There, and back where there is time, with a writer each time.
 fn promotions_lose_nothing(site: &Site, share: &str) {
-    for to in [1, 0] {
+    for to in if long() { &[1, 0][..] } else { &[1] } {
         let (active, replica) = site.roles(share);
-        let writer = Writer::start(site, &active, &format!("promoted to {}", POOLS[to].0));
+        let writer = Writer::start(site, &active, &format!("promoted to {}", POOLS[*to].0));
         site.api.act(&replica, "promote").unwrap();
         wait::until("the promotion", || {
             let now = row(site, &replica);
@@ -176,7 +176,9 @@ fn a_split_brain_is_told_and_resolved_by_whoever_is_asked(site: &Site, share: &s
     let resync = site.api.resync(&replica);
     assert_eq!(resync["status"], "done", "{resync:#}");
     site.api.in_sync(share);
-    site.sides_are_equal(&active, &replica);
+    if long() {
+        site.sides_are_equal(&active, &replica);
+    }
     let names = site.contents(&active);
     assert!(names.contains_key("./of this side") && !names.contains_key("./of that side"), "{names:?}");
 }

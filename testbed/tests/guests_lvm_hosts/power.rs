@@ -179,7 +179,6 @@ fn judge(site: &Site, share: &str, case: &Case, number: usize, scripts: &[Vec<St
     audit::at_rest(site);
     let replica = replica_of(site, share, &now);
     site.sides_are_equal(&now, &replica);
-    audit::at_rest(site);
 }
 
 /// Every one, on a share without a replica; `part` of so many parts of them.
