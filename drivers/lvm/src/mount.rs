@@ -58,13 +58,21 @@ pub(crate) fn is_node_of(node: &str, device: Option<(u32, u32)>) -> bool {
 
 /// Whether ext4 has met errors since it was last checked. It stops writing at the first one, as it was made to do; since
 /// Linux 6.13 (and 6.1.y) it does not call itself read-only then.
-fn has_ext4_errors((major, minor): (u32, u32)) -> bool {
-    let link = fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok();
-    let count = link.and_then(|link| {
-        let file = Path::new("/sys/fs/ext4").join(link.file_name()?).join("errors_count");
-        fs::read_to_string(file).ok()
-    });
-    count.is_some_and(|count| count.trim() != "0")
+fn has_ext4_errors(device: (u32, u32)) -> bool {
+    ext4_says(device, "errors_count").is_some_and(|count| count != "0")
+}
+
+/// Whether the first error that ext4 met was one of its own data, not of the device below: `EFSBADCRC` or `EFSCORRUPTED`
+/// (`EXT4_ERR_*` in fs/ext4/ext4.h). Such a one is not over when the device answers again.
+pub(crate) fn is_damaged(there: Mounted) -> bool {
+    ext4_says(there.device, "first_error_errcode").is_some_and(|code| ["4", "5"].contains(&code.as_str()))
+}
+
+/// A number that ext4 keeps of the file system on a device.
+fn ext4_says((major, minor): (u32, u32), what: &str) -> Option<String> {
+    let link = fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    let path = Path::new("/sys/fs/ext4").join(link.file_name()?).join(what);
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
 /// See proc_pid_mountinfo(5).

@@ -143,7 +143,8 @@ impl Inner {
         let mended = meta.record.is_some()
             && meta.role == Role::Active
             && below == Health::Ok
-            && self.pool_trouble(&image.pool).is_none();
+            && self.pool_trouble(&image.pool).is_none()
+            && !self.mounted(&image).is_some_and(mount::is_damaged);
         let health = worse(below, self.health(&image, answers, mended));
         Ok(Some(Observation {
             resource: meta.birth.resource,
@@ -174,7 +175,8 @@ impl Inner {
         let mounted = self.mounted(image);
         if mounted.is_some_and(|there| there.stopped) || !answers {
             if mended {
-                let reason = "its file system stopped after an error of its disks, which answer again; the server checks                               and mounts it anew";
+                let reason = "its file system stopped after an error of its disks, which answer again; the server checks \
+                              and mounts it anew";
                 return Health::Degraded { reason: reason.to_owned() };
             }
             return Health::Failed {
@@ -210,6 +212,11 @@ impl Inner {
         Health::Ok
     }
 
+    /// The same, where all that is wrong is that it has no room.
+    pub(crate) fn lacks_room(&self, pool: &Volume) -> Option<String> {
+        self.pool_trouble(pool).filter(|_| is_full(pool))
+    }
+
     /// What is wrong with the thin pool, and what to do about it.
     pub(crate) fn pool_trouble(&self, pool: &Volume) -> Option<String> {
         let name = self.config.of_group(&self.config.thin_pool);
@@ -217,7 +224,7 @@ impl Inner {
             "out_of_data" => {
                 format!("is full, and writes to it fail; extend it with `lvextend -L +… {name}`")
             }
-            "metadata_read_only" if pool.metadata.is_some_and(|full| full >= METADATA_FULL) => format!(
+            _ if is_full(pool) => format!(
                 "has no room for metadata, and writes to it fail; extend it with `lvextend --poolmetadatasize +… {name}`"
             ),
             _ => format!("{}; see `lvs -a {}`", trouble(pool)?, self.config.group),
@@ -229,6 +236,15 @@ impl Inner {
 /// The kernel keeps a tenth of a small pool's metadata for removals, and takes it to be full when no more is left. Hundredths
 /// of a percent.
 const METADATA_FULL: u32 = 8_500;
+
+/// Whether what is wrong with a thin pool is that it has no room, for data or for metadata.
+fn is_full(pool: &Volume) -> bool {
+    match pool.trouble.as_str() {
+        "out_of_data" => true,
+        "metadata_read_only" => pool.metadata.is_some_and(|full| full >= METADATA_FULL),
+        _ => false,
+    }
+}
 
 /// The worse of two; the first where they are as bad.
 pub(crate) fn worse(one: Health, other: Health) -> Health {

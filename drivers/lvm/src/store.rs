@@ -3,16 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tandem_sdk::{Error, ErrorKind, InstanceId, Lock, OpContext, Result, Retry};
+use tandem_sdk::{Error, InstanceId, Lock, OpContext, Result, Retry};
 
 use crate::image::{self, Found, Image};
 use crate::report::{LVS, Report, State, Volume};
 use crate::{Inner, names};
 
-/// How often a changing call looks whether the one before has ended, and between two looks: a look that renews what users
-/// read of a replica takes seconds.
-const LOCK_TRIES: u32 = 200;
-const LOCK_PAUSE: Duration = Duration::from_millis(100);
+/// How long a changing call waits for the one before: a look that renews what users read of a replica takes seconds.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An instance that this call alone may change.
 pub(crate) struct Locked {
@@ -162,16 +160,7 @@ impl Inner {
 
     /// An instance to change; `None` when it is not there.
     pub(crate) async fn lock(&self, cx: &OpContext, id: InstanceId) -> Result<Option<Locked>> {
-        let mut tries = 0;
-        let lock = loop {
-            match Lock::at(&self.config.run, id) {
-                Err(e) if e.kind == ErrorKind::Busy && tries < LOCK_TRIES => {
-                    tries += 1;
-                    cx.sleep(LOCK_PAUSE).await?;
-                }
-                other => break other?,
-            }
-        };
+        let lock = Lock::within(cx, &self.config.run, id, PATIENCE).await?;
         self.locked(cx, id, lock).await
     }
 

@@ -7,7 +7,7 @@ use tandem_sdk::contract::{
     ReplicaReport, ReplicaState, ReplicationCapability, ResourceId, ResourceKind, ResumeToken, Role, Style,
     Transport,
 };
-use tandem_sdk::{Error, ErrorKind, OpContext, Result};
+use tandem_sdk::{Error, ErrorKind, Lock, OpContext, Result};
 
 use crate::image::{Found, Image, Moment, Version};
 use crate::lzc::Flags;
@@ -179,8 +179,10 @@ impl Inner {
         let role = image.meta.role;
         // Fenced, it is what it was when it was active.
         let own = matches!(role, Role::Active | Role::Fenced);
-        // What nobody can read may be anything.
-        let known = !own || self.is_all_written(cx, &mut image).await?;
+        // What nobody can read may be anything, and so may what a call is changing now.
+        let unserved = own && !self.is_reachable(&image);
+        let lock = if unserved { Lock::at(&self.config.run, id).ok() } else { None };
+        let known = !unserved || (lock.is_some() && self.is_all_written(cx, &mut image).await?);
         let meta = &image.meta;
         let mut newest = None;
         let mut changed = true;
@@ -189,8 +191,9 @@ impl Inner {
         {
             newest = Some(moment.info());
             let written = self.written_since(cx, current, moment).await?;
-            changed = written > 0 && (!own || self.differs(cx, &image, moment, written).await?);
+            changed = written > 0 && !(own && known && !self.differs(cx, &image, moment, written).await?);
         }
+        drop(lock);
         let state = match role {
             _ if meta.deleting => ReplicaState::Error,
             Role::Active => ReplicaState::Active,
@@ -215,10 +218,14 @@ impl Inner {
     }
 
     /// Has the kernel count what nobody serves, as it is after a power cut and once it is fenced: its intent log, and what was
-    /// written last. `false` where its key is not there.
+    /// written last. `false` where its key is not there. For whoever has the instance's lock: a mount beside the fence of
+    /// another call could take it for writable.
     async fn is_all_written(&self, cx: &OpContext, image: &mut Image) -> Result<bool> {
+        self.refresh(cx, image).await?;
         let Some(current) = image.current().filter(|_| !self.is_reachable(image)) else { return Ok(true) };
-        if current.key_missing && self.config.key_location.is_none() {
+        if current.key_missing
+            && (self.config.key_location.is_none() || self.load_key(cx, current).await.is_err())
+        {
             return Ok(false);
         }
         self.replay(cx, image).await?;

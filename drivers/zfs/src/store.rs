@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tandem_sdk::{Error, InstanceId, Lock, OpContext, Result};
 
@@ -9,6 +10,9 @@ use crate::image::{self, Found, Image};
 use crate::meta::Meta;
 use crate::stream::{patiently, tolerate_gone};
 use crate::{Inner, lzc, names, tool};
+
+/// How long a lock is waited for: a look at what nobody serves has it for moments.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An instance that this call alone may change.
 pub(crate) struct Locked {
@@ -53,7 +57,7 @@ impl Inner {
         if let Found::Nothing = self.look(cx, id).await? {
             return Ok(None);
         }
-        let lock = Lock::at(&self.config.run, id)?;
+        let lock = Lock::within(cx, &self.config.run, id, PATIENCE).await?;
         // What was read before the lock may be old.
         let Some(mut image) = self.find(cx, id).await? else { return Ok(None) };
         image.was_mounted = self.is_reachable(&image);

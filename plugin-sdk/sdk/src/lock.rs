@@ -3,10 +3,16 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use tandem_contract::{Error, InstanceId, Result};
+use tandem_contract::{Error, ErrorKind, InstanceId, Result};
+
+use crate::OpContext;
+
+/// Between two looks at a lock that somebody has.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Held until dropped; and lost with the process that held it.
 #[derive(Debug)]
@@ -43,6 +49,25 @@ impl Lock {
             let same = rustix::fs::fstat(&lock.0).ok().zip(rustix::fs::stat(&path).ok());
             if same.is_some_and(|(ours, there)| (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)) {
                 return Ok(lock);
+            }
+        }
+    }
+
+    /// [`at`](Self::at), waiting for whoever has the lock no longer than `patience`: for a lock that looks take for moments.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take); `Cancelled` when the call is to stop.
+    pub async fn within(
+        cx: &OpContext,
+        folder: &Path,
+        instance: InstanceId,
+        patience: Duration,
+    ) -> Result<Self> {
+        let until = Instant::now() + patience;
+        loop {
+            match Self::at(folder, instance) {
+                Err(e) if e.kind == ErrorKind::Busy && Instant::now() < until => cx.sleep(PAUSE).await?,
+                other => return other,
             }
         }
     }

@@ -17,7 +17,7 @@ impl Inner {
         }
         let status = self.status(cx, image.meta.birth.instance).await?;
         self.note_disk(cx, image, status.as_ref()).await;
-        Ok(health(image.meta.role, status.as_ref(), self.pool_trouble(&image.pool)))
+        Ok(health(image.meta.role, status.as_ref(), self.lacks_room(&image.pool)))
     }
 
     pub(crate) async fn report(&self, cx: &OpContext, id: InstanceId, epoch: Epoch) -> Result<ReplicaReport> {
@@ -43,7 +43,7 @@ impl Inner {
             None => None,
         };
         let mut report = judge(&image, status.as_ref(), own);
-        report.health = health(image.meta.role, status.as_ref(), self.pool_trouble(&image.pool));
+        report.health = health(image.meta.role, status.as_ref(), self.lacks_room(&image.pool));
         // What came of it changes nothing of what was seen before.
         let why = match self.keep_shown(cx, &image, status.as_ref()).await {
             Ok(why) => why,
@@ -145,7 +145,7 @@ pub(super) fn split_brain(image: &Image, status: &Status, own: Option<Generation
     })
 }
 
-/// What is wrong with the layer between volume and file system; `pool`: what is wrong with the thin pool below it.
+/// What is wrong with the layer between volume and file system; `pool`: that the thin pool below it has no room.
 pub(super) fn health(role: Role, status: Option<&Status>, pool: Option<String>) -> Health {
     let (why, then) = match pool {
         None => ("its disk failed and was detached".to_owned(), "repair the volume group, then "),

@@ -37,7 +37,8 @@ impl Inner {
     }
 
     /// Makes sure that the resource is there and its disk attached; with its peer, where it was not there before. A
-    /// resource that has lost its disk and serves its users from its peer stays as it is when the disk does not come back.
+    /// resource that has lost its disk and serves its users from its peer stays as it is when the disk does not come back, and
+    /// so does one whose thin pool is full.
     pub(crate) async fn stack_up(&self, cx: &OpContext, image: &mut Image) -> Result<bool> {
         let Some(mut record) = image.meta.record.clone() else { return Ok(false) };
         let drbd = self.drbd()?;
@@ -53,7 +54,8 @@ impl Inner {
         if there && status.as_ref().is_some_and(Status::is_attached) {
             return Ok(false);
         }
-        self.require_fed(image, status.as_ref().filter(|_| there))?;
+        // Rules and roles change without a disk too: who asks for the disk is told.
+        let unfed = self.require_fed(image, status.as_ref().filter(|_| there)).err();
         if !there {
             if status.is_some() {
                 tools::setup(cx, &["down", &name]).await?;
@@ -68,7 +70,9 @@ impl Inner {
             tools::setup(cx, &["new-resource", &name]).await?;
             tools::setup(cx, &["new-minor", &name, &record.minor.to_string(), "0"]).await?;
         }
-        if let Err(e) = self.attach_disk(cx, image, &record).await {
+        if let Some(error) = &unfed {
+            tracing::warn!(instance = %id, %error, "The disk stays away for want of room.");
+        } else if let Err(e) = self.attach_disk(cx, image, &record).await {
             cx.check()?;
             // Whatever it is now, or is to become: its peer has everything.
             if !status.is_some_and(|status| there && status.peer_serves()) {
@@ -80,8 +84,9 @@ impl Inner {
         let told = there && self.ends(cx, id).await?.is_some();
         if !told && let Some(peer) = record.peer {
             self.connect(cx, image, &record, &peer, false).await?;
+            return Ok(true);
         }
-        Ok(true)
+        Ok(!there || unfed.is_none())
     }
 
     async fn attach_disk(&self, cx: &OpContext, image: &mut Image, record: &Record) -> Result<()> {

@@ -32,27 +32,21 @@ impl Inner {
             return false;
         }
         if self.pool_trouble(&image.pool).is_some() {
-            self.starved.all().insert(id);
+            if self.lacks_room(&image.pool).is_some() {
+                self.starved.all().insert(id);
+            }
             return false;
         }
         if !self.starved.all().contains(&id) {
             return false;
         }
-        let attached: Result<bool> = async {
-            match self.lock_now(cx, id).await? {
-                Some(mut locked) if !locked.image.meta.deleting && locked.image.meta.role != Role::Fenced => {
-                    self.stack_up(cx, &mut locked.image).await
-                }
-                _ => Ok(false),
-            }
-        }
-        .await;
-        match attached {
-            Ok(done) => {
+        match self.attached(cx, id).await {
+            Ok(true) => {
                 tracing::info!(instance = %id, "There is room in the pool again; its disk is attached.");
                 self.starved.all().remove(&id);
-                done
+                true
             }
+            Ok(false) => false,
             Err(error) => {
                 tracing::warn!(instance = %id, %error, "There is room in the pool again, but its disk is not attached.");
                 false
@@ -60,11 +54,24 @@ impl Inner {
         }
     }
 
+    /// Attaches what nobody is changing now. Whether it is attached.
+    async fn attached(&self, cx: &OpContext, id: InstanceId) -> Result<bool> {
+        let Some(mut locked) = self.lock_now(cx, id).await? else { return Ok(false) };
+        if locked.image.meta.deleting || locked.image.meta.role == Role::Fenced {
+            return Ok(false);
+        }
+        self.stack_up(cx, &mut locked.image).await?;
+        Ok(self.status(cx, id).await?.is_some_and(|status| status.is_attached()))
+    }
+
     /// Refuses to attach a disk whose pool is full, where users are served without it: the first write would fail it again,
     /// and in the middle of a resync leave nothing whole.
+    ///
+    /// # Errors
+    /// `OutOfSpace`, with what to extend.
     pub(crate) fn require_fed(&self, image: &Image, status: Option<&Status>) -> Result<()> {
         let spared = image.meta.role == Role::Secondary || status.is_some_and(Status::peer_serves);
-        match self.pool_trouble(&image.pool).filter(|_| spared) {
+        match self.lacks_room(&image.pool).filter(|_| spared) {
             None => Ok(()),
             Some(trouble) => Err(Error::out_of_space(format!(
                 "the disk of instance {} is not attached: the {trouble}",

@@ -176,8 +176,32 @@ pub async fn a_pool_that_fills_below_the_active_side_is_not_noticed_by_its_users
             "{lacks:?}: {reason}"
         );
         pair.up_to_date(1).await;
-
-        grow("vg_alpha", lacks);
+        // What needs no disk of its own goes on: rules, a start of the server, a promotion away from here.
+        for read_only in [true, false] {
+            let access = AccessSpec { rules: Vec::new(), read_only };
+            let call = UpdateAccess { instance: pair.ids[0], epoch: pair.epoch, access };
+            pair.sides[0].call(call).await.unwrap();
+        }
+        pair.sides[0].ensure(pair.ids[0]).await.unwrap();
+        assert_eq!(fill(&folder, "more", 1), 1);
+        if lacks == Lacks::Data {
+            pair.epoch = pair.epoch.next();
+            pair.demote(0, Demotion::Secondary).await.unwrap();
+            pair.promote(1, Promotion::Planned { point: None }).await.unwrap();
+            holds_all(&pair.sides[1].folder(pair.ids[1]), "much", 200);
+            pair.epoch = pair.epoch.next();
+            pair.demote(1, Demotion::Secondary).await.unwrap();
+            let refused = pair.promote(0, Promotion::Planned { point: None }).await.unwrap_err();
+            assert_eq!(refused.kind, ErrorKind::Conflict, "{refused}");
+            pair.promote(1, Promotion::Planned { point: None }).await.unwrap();
+            pair.disconnect().await;
+            grow("vg_alpha", lacks);
+            pair.connect(1).await.unwrap();
+            pair.up_to_date(0).await;
+            pair.switch(0).await;
+        } else {
+            grow("vg_alpha", lacks);
+        }
         pair.until(0, "its disk does not come back", |report| report.health == Health::Ok).await;
         pair.until(0, "it is not whole again", |report| report.up_to_date == Some(true)).await;
         holds_all(&folder, "much", 200);
