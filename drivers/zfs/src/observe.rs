@@ -182,7 +182,8 @@ impl Inner {
         // What nobody can read may be anything, and so may what a call is changing now.
         let unserved = own && !self.is_reachable(&image);
         let lock = if unserved { Lock::at(&self.config.run, id).ok() } else { None };
-        let known = !unserved || (lock.is_some() && self.is_all_written(cx, &mut image).await?);
+        let alone = !unserved || lock.is_some();
+        let known = alone && (!unserved || self.is_all_written(cx, &mut image).await?);
         let meta = &image.meta;
         let mut newest = None;
         let mut changed = true;
@@ -191,7 +192,7 @@ impl Inner {
         {
             newest = Some(moment.info());
             let written = self.written_since(cx, current, moment).await?;
-            changed = written > 0 && !(own && known && !self.differs(cx, &image, moment, written).await?);
+            changed = written > 0 && !(own && alone && !self.differs(cx, &image, moment, written).await?);
         }
         drop(lock);
         let state = match role {
