@@ -18,9 +18,11 @@ pub(super) fn expire(path: &Path) {
     }
 }
 
-/// Whether any client has a file open, or locked, in the file system on a device.
+/// Whether any client has a file open, or locked, in the file system on a device. Where all that can be done is to expire a
+/// client as a whole, one that only keeps a delegation is spared too.
 pub(super) fn any(device: (u32, u32)) -> bool {
-    clients().any(|client| is_used(&states(&client), device))
+    let counts = if can_revoke() { is_used } else { names };
+    clients().any(|client| counts(&states(&client), device))
 }
 
 /// The folders of all clients.

@@ -165,8 +165,8 @@ impl Exporter {
         }
     }
 
-    /// Whether NFS clients keep files of the file system on a device open. Clients of version 3 keep nothing, and a
-    /// delegation keeps nothing open.
+    /// Whether NFS clients keep files of the file system on a device open. Clients of version 3 keep nothing; a delegation
+    /// counts before Linux 6.9 only, where a client could not be made to give that back alone.
     pub fn has_readers(&self, device: (u32, u32)) -> bool {
         self.nfs.is_some() && clients::any(device)
     }
