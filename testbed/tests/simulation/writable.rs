@@ -170,6 +170,17 @@ fn a_promotion_of_an_active_one_changes_nothing() {
 }
 
 #[test]
+fn of_two_that_are_to_go_at_once_one_stays() {
+    with_pair(async |life, _, [old, new]| {
+        life.manager.delete_replica(&admin(), old, false).await.unwrap();
+        life.manager.delete_replica(&admin(), new, false).await.unwrap_err();
+        life.idle().await;
+        assert!(life.sim.rows.instance(old).await.unwrap().is_none());
+        assert_eq!(row(life, new).await.replica_state, Some(ReplicaState::Active));
+    });
+}
+
+#[test]
 fn either_may_be_deleted_and_the_last_not() {
     with_pair(async |life, _, [old, new]| {
         life.manager.delete_replica(&admin(), old, false).await.unwrap();

@@ -31,11 +31,11 @@ impl Secrets {
 
 /// `POST /v1/replicas/{id}/claim`
 pub(super) async fn claim(call: Call) -> Answer {
-    let row = match call.path("id").parse::<InstanceId>() {
-        Ok(id) => call.manager().store().instance(id).await?,
-        Err(_) => None,
+    // Who has no secret is not told what is there, and costs nothing.
+    let row = match (&call.secret, call.path("id").parse::<InstanceId>()) {
+        (Some(_), Ok(id)) => call.manager().store().instance(id).await?,
+        _ => None,
     };
-    // Who has no secret is not told what is there.
     let row = row.filter(|row| {
         let secrets = &call.native.secrets;
         row.backend().zip(call.secret.as_ref()).is_some_and(|(name, given)| secrets.admits(name, given))

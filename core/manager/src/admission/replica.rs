@@ -158,8 +158,7 @@ fn delete_replica(
     if share.replication.is_none() {
         return Err(Denied::NotReplicated(row.share_id));
     }
-    let another_active =
-        draft.instances.iter().any(|i| i.id != id && i.replica_state == Some(ReplicaState::Active));
+    let another_active = draft.instances.iter().any(|i| i.id != id && i.stays_active());
     if row.replica_state == Some(ReplicaState::Active) && !another_active {
         return Err(Denied::LastActiveReplica(id));
     }

@@ -292,6 +292,12 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// Whether it is an active one, and not on its way out.
+    pub fn stays_active(&self) -> bool {
+        self.replica_state == Some(ReplicaState::Active)
+            && !matches!(self.status, InstanceStatus::Deleting | InstanceStatus::ErrorDeleting)
+    }
+
     /// Back end it is placed on.
     pub fn backend(&self) -> Option<&str> {
         self.pool.as_ref().map(|p| p.backend.as_str())

@@ -36,7 +36,7 @@ pub(super) fn delete(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step
     }
     let is_active = |i: &Instance| i.replica_state == Some(ReplicaState::Active);
     let mut others = world.instances.iter().filter(|i| i.id != instance);
-    if world.instance(instance).is_some_and(is_active) && !others.any(is_active) {
+    if world.instance(instance).is_some_and(is_active) && !others.any(Instance::stays_active) {
         return Err(Error::conflict(
             "it became the active replica before it could be deleted; promote another one first",
         ));

@@ -228,7 +228,7 @@ impl Run {
         let backend = self.core.backends.of(&row).await?;
         let epoch = scene.share.epoch;
         let now = self.core.clock.now();
-        let told = matches!(self.intent(), Intent::Sync { asked: true, .. });
+        let told = row.yields || matches!(self.intent(), Intent::Sync { asked: true, .. });
         self.moving(async |cx| {
             let mut looks = if told { LOOKS_UNTIL_MET } else { 0 };
             loop {

@@ -493,7 +493,8 @@ impl Run {
         let row = scene.row(id)?;
         let backend = self.core.backends.of(row).await?;
         let epoch = scene.epoch_of(row);
-        let is_active = row.replica_state.is_none_or(|s| s == ReplicaState::Active);
+        // One that lost an arbitration follows first, whatever its row was set to.
+        let is_active = row.replica_state.is_none_or(|s| s == ReplicaState::Active) && !row.yields;
         if is_active && row.status == InstanceStatus::Error && matches!(self.intent(), Intent::Repair { .. })
         {
             self.end_old_move(scene, id).await?;
