@@ -212,11 +212,6 @@ impl Inner {
         Health::Ok
     }
 
-    /// The same, where all that is wrong is that it has no room.
-    pub(crate) fn lacks_room(&self, pool: &Volume) -> Option<String> {
-        self.pool_trouble(pool).filter(|_| is_full(pool))
-    }
-
     /// What is wrong with the thin pool, and what to do about it.
     pub(crate) fn pool_trouble(&self, pool: &Volume) -> Option<String> {
         let name = self.config.of_group(&self.config.thin_pool);
@@ -230,6 +225,11 @@ impl Inner {
             _ => format!("{}; see `lvs -a {}`", trouble(pool)?, self.config.group),
         };
         Some(format!("thin pool `{name}` {what}"))
+    }
+
+    /// The same, where all that is wrong is that it has no room.
+    pub(crate) fn lacks_room(&self, pool: &Volume) -> Option<String> {
+        self.pool_trouble(pool).filter(|_| is_full(pool))
     }
 }
 

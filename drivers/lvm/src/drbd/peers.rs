@@ -72,9 +72,11 @@ impl Inner {
             }
             _ => {}
         }
-        let status = self.status(cx, id).await?;
-        if !status.as_ref().is_some_and(Status::is_attached) {
-            self.require_fed(image, status.as_ref())?;
+        if self.lacks_room(&image.pool).is_some() {
+            let status = self.status(cx, id).await?;
+            if !status.as_ref().is_some_and(Status::is_attached) {
+                self.require_fed(image, status.as_ref())?;
+            }
         }
         self.leave_old_address(cx, image, &record, &peer).await?;
         self.save(cx, image).await?;
