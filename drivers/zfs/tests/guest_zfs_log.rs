@@ -14,25 +14,13 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{Backend, Move, Pair, noise, transfer, zfs};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use rustix::mount::{MountFlags, UnmountFlags};
 use tandem_sdk::contract::*;
 
 /// Tests by their names; passed by where the pools are not. One after the other: they share a pool.
 fn main() -> std::process::ExitCode {
-    let pool = |name: &str| Path::new("/proc/spl/kstat/zfs").join(name).exists();
-    let elsewhere = !(pool("alpha") && pool("beta"));
-    macro_rules! trials {
-        ($($test:ident),* $(,)?) => {
-            vec![$(Trial::test(stringify!($test), || {
-                let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-                runtime.block_on($test());
-                Ok(())
-            })
-            .with_ignored_flag(elsewhere)),*]
-        };
-    }
-    let trials = trials![
+    let trials = trials![2;
         every_way_to_a_point_goes_by_the_log,
         what_the_log_holds_is_no_rest,
         a_mount_alone_is_no_change,

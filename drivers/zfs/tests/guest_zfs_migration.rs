@@ -11,24 +11,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{Backend, Move, Pair, halves, noise, zfs};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use tandem_sdk::contract::*;
 
 /// Tests by their names; passed by where the pools are not.
 fn main() -> std::process::ExitCode {
-    let pool = |name: &str| Path::new("/proc/spl/kstat/zfs").join(name).exists();
-    let elsewhere = !(pool("alpha") && pool("beta"));
-    macro_rules! trials {
-        ($($test:ident),* $(,)?) => {
-            vec![$(Trial::test(stringify!($test), || {
-                let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-                runtime.block_on($test());
-                Ok(())
-            })
-            .with_ignored_flag(elsewhere)),*]
-        };
-    }
-    let trials = trials![
+    let trials = trials![2;
         snapshots_of_others_come_along_while_the_share_is_written,
         writers_with_open_files_are_held_back_and_lose_nothing,
         an_encrypted_share_moves_as_it_is,
