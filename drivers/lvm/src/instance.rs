@@ -38,7 +38,7 @@ impl Driver for Lvm {
         config.filesystem.require_tools()?;
         let udev = system::has_udev();
         let setup = Setup {
-            program: program::find(config.worker.as_deref())?,
+            program: program::find(program::WORKER, config.worker.as_deref())?,
             system: system::write(&config, udev)?,
             udev,
         };
@@ -409,6 +409,7 @@ impl Inner {
         image.meta.deleting = true;
         image.meta.attached = None;
         self.save(cx, image).await?;
+        self.require_told(cx, image).await?;
         self.wake(cx, image).await?;
         self.exporter.close(cx, &id.to_string(), &self.path(id)).await?;
         self.unmount(cx, image).await?;

@@ -22,6 +22,7 @@ mod instance;
 mod meta;
 mod mount;
 mod names;
+mod note;
 mod observe;
 mod program;
 mod report;
@@ -37,6 +38,7 @@ use tandem_sdk::Exporter;
 
 pub use crate::config::Config;
 pub use crate::drbd::settings::Drbd;
+pub use crate::drbd::writable::{Arbiter, Writable};
 pub use crate::filesystem::Filesystem;
 
 /// A back end of LVM thin volumes.

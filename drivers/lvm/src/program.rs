@@ -1,4 +1,4 @@
-//! Where the worker's program is: beside the library that this code was loaded from.
+//! Where the driver's programs are: beside the library that this code was loaded from.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -6,27 +6,29 @@ use std::path::{Path, PathBuf};
 
 use tandem_sdk::{Error, Result, Retry};
 
-const NAME: &str = "tandem-lvm-worker";
+/// Runs LVM's library for the driver.
+pub(crate) const WORKER: &str = "tandem-lvm-worker";
+/// Asks, for the kernel, which side of a share goes on.
+pub(crate) const FENCE_PEER: &str = "tandem-fence-peer";
 
-/// The worker's program.
+/// A program of the driver's; `configured` where the settings name it.
 ///
 /// # Errors
 /// When it is not there, or somebody else could have written it.
-pub(crate) fn find(configured: Option<&Path>) -> Result<PathBuf> {
+pub(crate) fn find(name: &str, configured: Option<&Path>) -> Result<PathBuf> {
     let candidates = match configured {
         Some(path) => vec![path.to_owned()],
         None => {
-            let library = own_file().ok_or_else(|| missing("`worker` is to be set"))?;
+            let library =
+                own_file().ok_or_else(|| missing(name, "where the driver was loaded from is unknown"))?;
             // A test program lies one folder below.
-            library.ancestors().skip(1).take(2).map(|folder| folder.join(NAME)).collect()
+            library.ancestors().skip(1).take(2).map(|folder| folder.join(name)).collect()
         }
     };
     let found = candidates.iter().find_map(|path| Some((path, fs::metadata(path).ok()?)));
     let Some((path, facts)) = found else {
         let first = candidates.first().map(|path| path.display().to_string()).unwrap_or_default();
-        return Err(missing(&format!(
-            "there is no {first}; install it beside the driver's library, or set `worker`"
-        )));
+        return Err(missing(name, &format!("there is no {first}; install it beside the driver's library")));
     };
     let me = rustix::process::geteuid().as_raw();
     if !facts.is_file() || (facts.uid() != 0 && facts.uid() != me) || facts.mode() & 0o022 != 0 {
@@ -39,8 +41,8 @@ pub(crate) fn find(configured: Option<&Path>) -> Result<PathBuf> {
     Ok(path.clone())
 }
 
-fn missing(what: &str) -> Error {
-    Error::unavailable(format!("the worker that runs LVM for the driver is not found: {what}"))
+fn missing(name: &str, what: &str) -> Error {
+    Error::unavailable(format!("the driver's program {name} is not found: {what}"))
         .retry(Retry::AfterOperator)
 }
 
@@ -86,9 +88,9 @@ mod tests {
         fs::write(&path, "").unwrap();
         for (mode, fine) in [(0o755, true), (0o775, false), (0o757, false)] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(find(Some(&path)).is_ok(), fine, "{mode:o}");
+            assert_eq!(find(WORKER, Some(&path)).is_ok(), fine, "{mode:o}");
         }
         fs::remove_file(&path).unwrap();
-        assert!(find(Some(&path)).unwrap_err().message.contains("tandem-worker-"));
+        assert!(find(WORKER, Some(&path)).unwrap_err().message.contains("tandem-worker-"));
     }
 }

@@ -63,6 +63,7 @@ impl Inner {
         let (served, shown) = (image.meta.is_served(), image.meta.is_shown());
         let read_only = !image.meta.is_writable();
         let mut changed = false;
+        self.require_told(cx, image).await?;
         self.wake(cx, image).await?;
         if !shown {
             changed |= self.hide(cx, image).await?;
@@ -118,6 +119,7 @@ impl Inner {
     /// Nobody reaches it and nothing of it is in use any more: no export, no mount, no active volume.
     pub(crate) async fn take_away(&self, cx: &OpContext, image: &mut Image) -> Result<bool> {
         let id = image.meta.birth.instance;
+        self.require_told(cx, image).await?;
         self.wake(cx, image).await?;
         let mut changed = self.exporter.close(cx, &id.to_string(), &self.path(id)).await?;
         changed |= self.unmount(cx, image).await?;
@@ -219,6 +221,7 @@ impl Inner {
             return Ok(());
         }
         let id = image.meta.birth.instance;
+        self.require_told(cx, image).await?;
         if image.volume.size_bytes < image.meta.size_bytes {
             let size = format!("{}b", image.volume.rounded(image.meta.size_bytes));
             self.worker.run(cx, &["lvextend", "-y", "-L", &size, &self.of(id)]).await?;

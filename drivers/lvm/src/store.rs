@@ -195,6 +195,7 @@ impl Inner {
 
     /// Makes what changed of the instance's data durable, by one command: all of it at once.
     pub(crate) async fn save(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
+        self.note(image)?;
         let wanted = image.meta.tags()?;
         let mut words = vec!["lvchange".to_owned(), "-y".to_owned()];
         words.extend(image.stored.difference(&wanted).map(|tag| format!("--deltag={tag}")));

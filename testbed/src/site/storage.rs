@@ -18,8 +18,10 @@ pub(crate) fn install(guest: &Guest, driver: &str) {
     let library = artifacts::driver(driver);
     guest.run(&["install", "-m", "644", library.to_str().unwrap(), PLUGINS]).unwrap();
     if driver == "lvm" {
-        let worker = artifacts::program("tandem-lvm-worker");
-        guest.run(&["install", "-m", "755", worker.to_str().unwrap(), PLUGINS]).unwrap();
+        for name in ["tandem-lvm-worker", "tandem-fence-peer"] {
+            let program = artifacts::program(name);
+            guest.run(&["install", "-m", "755", program.to_str().unwrap(), PLUGINS]).unwrap();
+        }
     }
 }
 

@@ -10,9 +10,11 @@
 //! Why so: `docs/decisions/0008-drbd-by-its-tools.md`. The kernel holds nothing that the tags cannot give back: after a boot a
 //! resource is made anew (`stack`), and only when `ensure_instance` or a later call asks for it.
 
+pub(crate) mod fence;
 pub(crate) mod generation;
 mod grow;
 pub(crate) mod handshake;
+mod helper;
 mod lay;
 pub(crate) mod numbers;
 mod peers;
@@ -25,6 +27,7 @@ pub(crate) mod starved;
 pub(crate) mod status;
 pub(crate) mod tools;
 mod view;
+pub(crate) mod writable;
 
 /// The replication protocol, as endpoints and capabilities name it.
 pub(crate) const PROTOCOL: &str = "drbd-8.4";

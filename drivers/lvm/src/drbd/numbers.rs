@@ -100,7 +100,8 @@ mod tests {
     use tandem_sdk::{ResourceId, Style};
 
     fn drbd(ports: [u16; 2], minors: [u32; 2]) -> Drbd {
-        Drbd { address: "192.0.2.1".parse().unwrap(), ports, minors, resync_mib: 100, readable_seconds: 60 }
+        let address = "192.0.2.1".parse().unwrap();
+        Drbd { address, ports, minors, resync_mib: 100, readable_seconds: 60, writable: None }
     }
 
     proptest! {

@@ -93,6 +93,7 @@ impl Inner {
         }
         self.save(cx, image).await?;
         let changed = self.join(cx, image, &peer, base, call.give_up).await?;
+        self.arm(cx, image).await?;
         Ok(outcome(rose || up || changed || !known, ()))
     }
 
@@ -194,9 +195,13 @@ impl Inner {
         else {
             return Ok(Outcome::Unchanged(()));
         };
-        if self.status(cx, call.instance).await?.is_some_and(|status| !status.stands_alone()) {
+        let status = self.status(cx, call.instance).await?;
+        // Who was cut off before is set free by nobody's leaving.
+        super::fence::require_free(image, status.as_ref())?;
+        if status.is_some_and(|status| !status.stands_alone()) {
             self.cut(cx, call.instance).await?;
         }
+        self.disarm(cx, image).await?;
         record.peer = None;
         image.meta.record = Some(record);
         self.save(cx, image).await?;

@@ -3,6 +3,7 @@
 use tandem_sdk::contract::{Health, Progress, ReplicaReport, ReplicaState};
 use tandem_sdk::{Epoch, Error, ErrorKind, InstanceId, OpContext, Result, Role};
 
+use super::fence;
 use super::generation::Generation;
 use super::status::Status;
 use crate::Inner;
@@ -17,7 +18,8 @@ impl Inner {
         }
         let status = self.status(cx, image.meta.birth.instance).await?;
         self.note_disk(cx, image, status.as_ref()).await;
-        Ok(health(image.meta.role, status.as_ref(), self.lacks_room(&image.pool)))
+        let held_back = fence::health(image, status.as_ref());
+        Ok(worse(held_back, health(image.meta.role, status.as_ref(), self.lacks_room(&image.pool))))
     }
 
     pub(crate) async fn report(&self, cx: &OpContext, id: InstanceId, epoch: Epoch) -> Result<ReplicaReport> {
@@ -35,6 +37,7 @@ impl Inner {
             None => None,
         };
         self.note_disk(cx, &image, status.as_ref()).await;
+        self.ask_again(cx, &image, status.as_ref()).await;
         if self.attach_again(cx, &image, status.as_ref()).await {
             status = self.status(cx, id).await?;
         }
@@ -43,7 +46,9 @@ impl Inner {
             None => None,
         };
         let mut report = judge(&image, status.as_ref(), own);
-        report.health = health(image.meta.role, status.as_ref(), self.lacks_room(&image.pool));
+        let held_back = fence::health(&image, status.as_ref());
+        report.health =
+            worse(held_back, health(image.meta.role, status.as_ref(), self.lacks_room(&image.pool)));
         // What came of it changes nothing of what was seen before.
         let why = match self.keep_shown(cx, &image, status.as_ref()).await {
             Ok(why) => why,

@@ -73,7 +73,10 @@ impl Inner {
             if forced {
                 // Where it was interrupted.
                 self.stack_up(cx, image).await?;
-                self.set_primary(cx, call.instance, true, true).await?;
+                self.set_primary(cx, image, true, true).await?;
+            }
+            if rose {
+                self.go_on(cx, image, forced).await?;
             }
             let served = self.serve(cx, image).await?;
             return Ok(outcome(rose || served, self.info(image)));
@@ -90,8 +93,9 @@ impl Inner {
         image.meta.record = Some(record);
         self.save(cx, image).await?;
         self.stack_up(cx, image).await?;
+        self.arm(cx, image).await?;
         // By force the kernel starts a generation of its own: should the other side have gone on, both know.
-        self.set_primary(cx, call.instance, true, forced).await?;
+        self.set_primary(cx, image, true, forced).await?;
         // The other side may have grown what lies below the file system, and not come to that.
         let large = self.status(cx, call.instance).await?.unwrap_or_default().size_kib.saturating_mul(2);
         image.meta.growing |= large >= super::stack::sectors(image.meta.size_bytes);
@@ -175,6 +179,7 @@ impl Inner {
             image.meta.record = Some(record);
         }
         self.save(cx, image).await?;
+        super::fence::require_free(image, status.as_ref())?;
         let mut changed = rose || before != role;
         if status.is_some() || self.mounted(image).is_some() || before != role {
             changed |= self.serve(cx, image).await?;

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use tandem_sdk::files::failed;
 use tandem_sdk::{Error, Result, Retry, schemars};
 
-use super::tools;
+use super::writable::Writable;
+use super::{helper, tools};
 
 /// Where DRBD is reached, and which of its numbers are the driver's.
 #[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
@@ -28,6 +29,9 @@ pub struct Drbd {
     /// In the style `readable`: what users read of a replica is renewed once it is older than this, in seconds.
     #[serde(default = "default_view")]
     pub readable_seconds: u32,
+    /// The style `writable`; not offered when absent.
+    #[serde(default)]
+    pub writable: Option<Writable>,
 }
 
 const fn default_ports() -> [u16; 2] {
@@ -53,8 +57,6 @@ const FASTEST: u32 = 4096;
 
 /// What the kernel's module says of itself.
 pub(crate) const PROC: &str = "/proc/drbd";
-/// What the module calls at events; its own tool, unless it was told not to.
-const HELPER: &str = "/sys/module/drbd/parameters/usermode_helper";
 
 impl Drbd {
     /// Refuses ranges that hold nothing.
@@ -79,7 +81,7 @@ impl Drbd {
         if self.resync_mib == 0 || self.resync_mib > FASTEST {
             return Err(Error::invalid(format!("`drbd.resync_mib` is between 1 and {FASTEST}")));
         }
-        Ok(())
+        self.writable.as_ref().map_or(Ok(()), Writable::check)
     }
 
     /// Refuses a host without DRBD 8.4, its tools, or room in them for the driver to be alone in its decisions.
@@ -96,14 +98,7 @@ impl Drbd {
                 Some(_) => "the kernel's module is another version; see `head -1 /proc/drbd`",
             }));
         }
-        let helper = fs::read_to_string(HELPER).unwrap_or_default();
-        if helper.trim() != "disabled" {
-            return Err(absent(
-                "the kernel's module would call `drbdadm`, which knows nothing of these shares and breaks their links; \
-                 write `options drbd usermode_helper=disabled` into /etc/modprobe.d/tandem.conf and load it anew",
-            ));
-        }
-        Ok(())
+        helper::require(self.writable.is_some())
     }
 
     /// Takes the ranges for a group of this host, until the next boot.
@@ -149,7 +144,7 @@ fn ranges(text: &str) -> Option<[u32; 4]> {
     numbers.try_into().ok()
 }
 
-fn absent(why: &str) -> Error {
+pub(super) fn absent(why: &str) -> Error {
     Error::unavailable(format!("the setting `drbd` asks for replication by DRBD 8.4, but {why}"))
         .retry(Retry::AfterOperator)
 }

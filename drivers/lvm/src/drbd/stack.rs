@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use tandem_sdk::{Error, InstanceId, OpContext, Result, Retry, Role};
+use tandem_sdk::{Error, InstanceId, OpContext, Result, Retry, Role, Style};
 
 use super::generation::Generation;
 use super::record::{Peer, Protocol, Record};
 use super::settings::Drbd;
 use super::status::Status;
-use super::{numbers, tools};
+use super::{fence, numbers, tools};
 use crate::image::Image;
 use crate::{Inner, names};
 
@@ -117,6 +117,7 @@ impl Inner {
             "--c-min-rate=10M",
             &rate,
         ];
+        let words = [&words, fence::attach_words(image)].concat();
         tools::setup(cx, &words).await.map(drop)
     }
 
@@ -139,6 +140,9 @@ impl Inner {
         words.push("--verify-alg=crc32c");
         // A cable that was mended is found soon; the kernel's own 10 s leave users unprotected for longer than they need be.
         words.push("--connect-int=3");
+        if record.style == Style::Writable {
+            words.push("--allow-two-primaries=yes");
+        }
         if record.protocol == Protocol::A {
             words.push("--on-congestion=block");
         }
@@ -174,12 +178,16 @@ impl Inner {
     pub(crate) async fn set_primary(
         &self,
         cx: &OpContext,
-        id: InstanceId,
+        image: &Image,
         primary: bool,
         force: bool,
     ) -> Result<bool> {
+        let id = image.meta.birth.instance;
         let Some(status) = self.status(cx, id).await? else { return Ok(false) };
         let Some(minor) = status.minor.filter(|_| status.is_primary != primary) else { return Ok(false) };
+        if !primary {
+            fence::require_free(image, Some(&status))?;
+        }
         let minor = minor.to_string();
         let words: &[&str] = match (primary, force) {
             (true, true) => &["primary", &minor, "--force"],
@@ -190,7 +198,7 @@ impl Inner {
         for _ in 0..20 {
             match tools::setup(cx, words).await {
                 Err(e) if tools::is_busy(&e) => cx.sleep(std::time::Duration::from_millis(100)).await?,
-                other => return other.map(|_| true),
+                other => return other.map(|_| true).map_err(|error| fence::refused(image, error)),
             }
         }
         tools::setup(cx, words).await.map(|_| true)
@@ -205,8 +213,9 @@ impl Inner {
         if self.status(cx, id).await?.is_none() {
             return Ok(false);
         }
-        self.set_primary(cx, id, false, false).await?;
+        self.set_primary(cx, image, false, false).await?;
         tools::setup(cx, &["down", &names::of_instance(id)]).await?;
+        self.forget(image);
         Ok(true)
     }
 
@@ -216,10 +225,10 @@ impl Inner {
             Role::Active => {
                 let up = self.stack_up(cx, image).await?;
                 self.require_newest(cx, image).await?;
-                Ok(self.set_primary(cx, image.meta.birth.instance, true, false).await? || up)
+                Ok(self.set_primary(cx, image, true, false).await? || up)
             }
             Role::Secondary => {
-                let demoted = self.set_primary(cx, image.meta.birth.instance, false, false).await?;
+                let demoted = self.set_primary(cx, image, false, false).await?;
                 Ok(self.stack_up(cx, image).await? || demoted)
             }
             _ => Ok(false),

@@ -8,6 +8,8 @@ pub(crate) struct Status {
     /// `/dev/drbd<minor>`, once the device was made.
     pub(crate) minor: Option<u32>,
     pub(crate) is_primary: bool,
+    /// Writes are held back: it has lost the other side, and was not told that it goes on.
+    pub(crate) is_suspended: bool,
     /// State of its own disk: `UpToDate`, `Inconsistent`, `Diskless`, …
     pub(crate) disk: String,
     /// State of the connection: `Connected`, `Connecting`, `StandAlone`, …
@@ -35,7 +37,10 @@ impl Status {
             let number = |field: &str| get(field).parse::<u64>().unwrap_or(0);
             let of = all.entry((*name).to_owned()).or_default();
             match kind {
-                "resource" => of.is_primary = get("role") == "Primary",
+                "resource" => {
+                    of.is_primary = get("role") == "Primary";
+                    of.is_suspended = get("suspended").contains("fencing");
+                }
                 "connection" => {
                     get("connection").clone_into(&mut of.connection);
                     of.peer_is_primary = get("role") == "Primary";
@@ -232,16 +237,24 @@ exists -
             |words: &[&str]| prop::sample::select(words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
         (
             0u32..2000,
-            any::<[bool; 2]>(),
+            any::<[bool; 3]>(),
             word(&["UpToDate", "Inconsistent", "Diskless", "Outdated"]),
             word(&["Connected", "StandAlone", "Connecting"]),
             word(&["Established", "SyncTarget", "Off"]),
             any::<[u32; 2]>(),
         )
             .prop_map(
-                |(minor, [is_primary, peer_is_primary], disk, connection, replication, sizes)| Status {
+                |(
+                    minor,
+                    [is_primary, peer_is_primary, is_suspended],
+                    disk,
+                    connection,
+                    replication,
+                    sizes,
+                )| Status {
                     minor: Some(minor),
                     is_primary,
+                    is_suspended,
                     peer_disk: disk.clone(),
                     disk,
                     connection,
@@ -256,10 +269,11 @@ exists -
     fn print(name: &str, s: &Status) -> String {
         let role = |primary| if primary { "Primary" } else { "Secondary" };
         format!(
-            "exists resource name:{name} role:{}\nexists connection name:{name} connection:{} role:{}\n\
+            "exists resource name:{name} role:{} suspended:{}\nexists connection name:{name} connection:{} role:{}\n\
              exists device name:{name} volume:0 minor:{} disk:{} size:{}\n\
              exists peer-device name:{name} replication:{} peer-disk:{} out-of-sync:{}\n",
             role(s.is_primary),
+            if s.is_suspended { "fencing" } else { "no" },
             s.connection,
             role(s.peer_is_primary),
             s.minor.unwrap_or(0),
