@@ -37,8 +37,9 @@ use std::sync::Arc;
 use tandem_sdk::Exporter;
 
 pub use crate::config::Config;
+pub use crate::drbd::arbiter::Arbiter;
 pub use crate::drbd::settings::Drbd;
-pub use crate::drbd::writable::{Arbiter, Writable};
+pub use crate::drbd::writable::Writable;
 pub use crate::filesystem::Filesystem;
 
 /// A back end of LVM thin volumes.

@@ -10,6 +10,7 @@
 //! Why so: `docs/decisions/0008-drbd-by-its-tools.md`. The kernel holds nothing that the tags cannot give back: after a boot a
 //! resource is made anew (`stack`), and only when `ensure_instance` or a later call asks for it.
 
+pub(crate) mod arbiter;
 pub(crate) mod fence;
 pub(crate) mod generation;
 mod grow;

@@ -126,6 +126,7 @@ fn say(told: &mut String, resource: &str, sentence: &str) {
     sentence.clone_into(told);
     if let Ok(mut log) = File::options().write(true).open("/dev/kmsg") {
         let line: String = sentence.chars().filter(|c| !c.is_control()).take(800).collect();
-        let _ = writeln!(log, "<4>tandem-fence-peer {resource}: {line}");
+        // Each write is a line of its own.
+        let _ = log.write_all(format!("<4>tandem-fence-peer {resource}: {line}\n").as_bytes());
     }
 }
