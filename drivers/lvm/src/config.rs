@@ -148,6 +148,7 @@ mod tests {
             serde_json::json!({"run": "/run/../etc"}),
             serde_json::json!({"worker": "worker"}),
             serde_json::json!({"filesystem": "btrfs"}),
+            serde_json::json!({"filesystem": "ocfs2"}),
             serde_json::json!({"warn_percent": 99}),
             serde_json::json!({"refuse_percent": 101}),
             serde_json::json!({"share_mode": "0655"}),

@@ -22,6 +22,9 @@ pub enum Filesystem {
     Ext4,
     /// XFS, for shares of 300 MiB and more.
     Xfs,
+    /// OCFS2, which two hosts mount at once: that of every share in the style `writable`, and of no other.
+    #[serde(skip)]
+    Ocfs2,
 }
 
 impl Filesystem {
@@ -30,12 +33,13 @@ impl Filesystem {
         match self {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
+            Self::Ocfs2 => "ocfs2",
         }
     }
 
     /// The file system of a name.
     pub(crate) fn named(name: &str) -> Option<Self> {
-        [Self::Ext4, Self::Xfs].into_iter().find(|fs| fs.as_str() == name)
+        [Self::Ext4, Self::Xfs, Self::Ocfs2].into_iter().find(|fs| fs.as_str() == name)
     }
 
     /// The smallest volume that can bear one. Bytes.
@@ -43,13 +47,21 @@ impl Filesystem {
         match self {
             Self::Ext4 => 16 << 20,
             Self::Xfs => 300 << 20,
+            // Two journals take a quarter of it.
+            Self::Ocfs2 => 512 << 20,
         }
+    }
+
+    /// Whether several hosts mount it at once.
+    pub(crate) const fn is_shared(self) -> bool {
+        matches!(self, Self::Ocfs2)
     }
 
     const fn maker(self) -> &'static str {
         match self {
             Self::Ext4 => "/usr/sbin/mkfs.ext4",
             Self::Xfs => "/usr/sbin/mkfs.xfs",
+            Self::Ocfs2 => "/usr/sbin/mkfs.ocfs2",
         }
     }
 
@@ -57,6 +69,7 @@ impl Filesystem {
         match self {
             Self::Ext4 => "/usr/sbin/resize2fs",
             Self::Xfs => "/usr/sbin/xfs_growfs",
+            Self::Ocfs2 => "/usr/sbin/tunefs.ocfs2",
         }
     }
 
@@ -74,23 +87,25 @@ impl Filesystem {
     }
 
     /// Makes one on a thin volume that was never written to: what reads as zeros need not be written as such, and would
-    /// take room.
-    pub(crate) async fn make(self, cx: &OpContext, node: &str) -> Result<()> {
+    /// take room. `more`: what OCFS2 is to know of its cluster.
+    pub(crate) async fn make(self, cx: &OpContext, node: &str, more: &[String]) -> Result<()> {
         self.require_tools()?;
         let args: &[&str] = match self {
             Self::Ext4 => {
                 &["-q", "-F", "-m", "0", "-e", "remount-ro", "-E", "nodiscard,assume_storage_prezeroed=1"]
             }
             Self::Xfs => &["-q", "-f", "-K"],
+            // A discard would mark all of it as changed for the peer, which has the same zeros. A journal for each host.
+            Self::Ocfs2 => &["-q", "-N", "2", "-J", "size=64M", "--nodiscard", "--cluster-stack=o2cb"],
         };
-        let done = Command::new(self.maker()).args(args).arg(node).deadline(LONGEST).run(cx).await;
+        let done = Command::new(self.maker()).args(args).args(more).arg(node).deadline(LONGEST).run(cx).await;
         done.map(drop).map_err(|e| refused(&format!("the file system on `{node}` could not be made"), e))
     }
 
     /// Brings it in order after a power cut or an error of its volume, before it is mounted. Quick where nothing is wrong.
     pub(crate) async fn repair(self, cx: &OpContext, node: &str) -> Result<()> {
-        if self == Self::Xfs {
-            return Ok(()); // its log is replayed by the mount
+        if self != Self::Ext4 {
+            return Ok(()); // the mount replays its log; of OCFS2 that of any host which is gone
         }
         let ended = Command::new(CHECKER).args(["-p", node]).deadline(LONGEST).run_any(cx).await?;
         match Checked::of(ended.status.code()) {
@@ -113,6 +128,7 @@ impl Filesystem {
         let tool = match self {
             Self::Ext4 => tool.arg(node),
             Self::Xfs => tool.arg("-d").arg(mounted),
+            Self::Ocfs2 => tool.arg("-S").arg(node),
         };
         let done = tool.run(cx).await;
         done.map(drop).map_err(|e| refused(&format!("the file system on `{node}` could not be grown"), e))
@@ -142,7 +158,7 @@ impl Checked {
 }
 
 /// A tool failed: that is no defect of the driver's, and a person may have to look.
-fn refused(what: &str, e: Error) -> Error {
+pub(crate) fn refused(what: &str, e: Error) -> Error {
     match e.kind {
         ErrorKind::Cancelled | ErrorKind::Unavailable => e,
         _ => {
@@ -158,7 +174,7 @@ mod tests {
 
     #[test]
     fn names_read_back() {
-        for fs in [Filesystem::Ext4, Filesystem::Xfs] {
+        for fs in [Filesystem::Ext4, Filesystem::Xfs, Filesystem::Ocfs2] {
             assert_eq!(Filesystem::named(fs.as_str()), Some(fs));
         }
         assert_eq!(Filesystem::named("btrfs"), None);

@@ -19,7 +19,7 @@ use crate::image::{Found, Image};
 use crate::meta::{Attached, MARK, Meta};
 use crate::report::{LVS, Volume};
 use crate::worker::{Setup, Worker};
-use crate::{Config, Filesystem, Inner, Lvm, names, observe, program, store, system};
+use crate::{Config, Filesystem, Inner, Lvm, names, o2cb, observe, program, store, system};
 use tandem_sdk::files::failed;
 
 /// The largest share. ext4 and XFS could be larger, but not checked or repaired in a time that anybody would wait.
@@ -45,6 +45,10 @@ impl Driver for Lvm {
         if let Some(drbd) = &config.drbd {
             drbd.require()?;
             drbd.claim(&config.run, &config.group)?;
+            if drbd.writable.is_some() {
+                o2cb::require()?;
+                Filesystem::Ocfs2.require_tools()?;
+            }
         }
         let (worker, silent, starved) = (Worker::new(setup), Silent::default(), Starved::default());
         let inner = Inner { worker, config, share_mode, exporter, silent, starved };
@@ -179,16 +183,22 @@ pub(crate) fn outcome<T>(changed: bool, value: T) -> Outcome<T> {
 
 /// What the extra specs of a share type ask for.
 fn options(spec: &InstanceSpec, usual: Filesystem) -> Result<(Filesystem, Protocol)> {
+    let joint = spec.replication.as_ref().is_some_and(|replication| replication.style == Style::Writable);
+    let usual = if joint { Filesystem::Ocfs2 } else { usual };
     let (mut filesystem, mut protocol) = (usual, Protocol::default());
     for (key, value) in &spec.options {
         let is = |what: &str| Error::invalid(format!("the extra spec `lvm:{key}` is {value}; it is {what}"));
         let text = value.as_str();
         match key.as_str() {
             "filesystem" => {
-                filesystem = text.and_then(Filesystem::named).ok_or_else(|| is("`ext4` or `xfs`"))?;
+                let named = text.and_then(Filesystem::named).filter(|named| named.is_shared() == joint);
+                let what = "`ext4` or `xfs`, and of shares in the style `writable` always `ocfs2`";
+                filesystem = named.ok_or_else(|| is(what))?;
             }
             "protocol" => {
-                protocol = text.and_then(Protocol::named).ok_or_else(|| is("`C` or `A`"))?;
+                let named = text.and_then(Protocol::named).filter(|named| !joint || *named == Protocol::C);
+                let what = "`C` or `A`, and of shares in the style `writable` always `C`";
+                protocol = named.ok_or_else(|| is(what))?;
             }
             _ => {
                 return Err(Error::invalid(format!(
@@ -219,12 +229,13 @@ impl Inner {
             )));
         }
         if let Some(replication) = &spec.replication {
-            self.drbd()?.require()?;
-            if !matches!(replication.style, Style::Dr | Style::Readable) {
-                return Err(Error::unsupported(format!(
-                    "the LVM driver replicates in the styles `readable` and `dr`, not `{}`",
-                    replication.style.as_str()
-                )));
+            let drbd = self.drbd()?;
+            drbd.require()?;
+            if replication.style == Style::Writable && drbd.writable.is_none() {
+                return Err(Error::unsupported(
+                    "this back end replicates in the styles `readable` and `dr`; for `writable` give it the setting \
+                     `drbd.writable`",
+                ));
             }
             if replication.instances > 2 {
                 return Err(Error::unsupported(format!(
@@ -333,7 +344,7 @@ impl Inner {
     /// Gives a new instance its file system, and serves it.
     async fn fill(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
         self.activate(cx, image).await?;
-        image.meta.birth.filesystem.make(cx, &image.node()).await?;
+        self.make_filesystem(cx, image).await?;
         self.mount(cx, image, false).await?;
         // Nobody finds it before its root is as it should be, and on the disks.
         let (path, mode) = (self.path(image.meta.birth.instance), self.share_mode);
@@ -444,6 +455,7 @@ fn check_size(bytes: u64, filesystem: Filesystem) -> Result<()> {
 mod tests {
     use super::*;
     use tandem_sdk::ErrorKind;
+    use tandem_sdk::contract::ReplicationSpec;
 
     fn spec(options: serde_json::Value) -> InstanceSpec {
         serde_json::from_value(serde_json::json!({
@@ -467,6 +479,22 @@ mod tests {
         ] {
             assert_eq!(of(wrong.clone()).unwrap_err().kind, ErrorKind::InvalidArgument, "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_two_hosts_write_to_is_ocfs2_by_protocol_c() {
+        let of = |json| {
+            let replication = Some(ReplicationSpec { style: Style::Writable, instances: 2 });
+            options(&InstanceSpec { replication, ..spec(json) }, Filesystem::Xfs)
+        };
+        for fine in [serde_json::json!({}), serde_json::json!({"filesystem": "ocfs2", "protocol": "C"})] {
+            assert_eq!(of(fine).unwrap(), (Filesystem::Ocfs2, Protocol::C));
+        }
+        for wrong in [serde_json::json!({"filesystem": "ext4"}), serde_json::json!({"protocol": "A"})] {
+            assert!(of(wrong.clone()).unwrap_err().message.contains("writable"), "{wrong}");
+        }
+        let alone = options(&spec(serde_json::json!({"filesystem": "ocfs2"})), Filesystem::Ext4);
+        assert_eq!(alone.unwrap_err().kind, ErrorKind::InvalidArgument);
     }
 
     #[test]

@@ -119,6 +119,12 @@ impl Meta {
         self.record.as_ref().is_some_and(|record| record.style == Style::Readable)
     }
 
+    /// The minor of its device, where that is mounted on two hosts at once.
+    pub(crate) fn shared_minor(&self) -> Option<u32> {
+        let record = self.record.as_ref().filter(|_| self.birth.filesystem.is_shared())?;
+        Some(record.minor)
+    }
+
     /// Whether users are shown what it holds, as a follower.
     pub(crate) fn is_shown(&self) -> bool {
         self.made && !self.deleting && self.role == Role::Secondary && self.is_readable()
@@ -298,7 +304,7 @@ mod tests {
                 Client::parse(&text, write).unwrap()
             });
         let attached = prop::sample::select(vec![None, Some(Attached::ReadOnly), Some(Attached::ReadWrite)]);
-        let filesystem = prop::sample::select(vec![Filesystem::Ext4, Filesystem::Xfs]);
+        let filesystem = prop::sample::select(vec![Filesystem::Ext4, Filesystem::Xfs, Filesystem::Ocfs2]);
         let clients = prop::collection::vec(client, 0..300);
         let role = prop::sample::select(vec![Role::Active, Role::Secondary, Role::Fenced]);
         let record = (role, prop::option::of(crate::drbd::record::tests::record()));

@@ -24,6 +24,8 @@ const TRIES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Neither devices nor programs that change the user come from a share.
 const FLAGS: MountFlags = MountFlags::NODEV.union(MountFlags::NOSUID);
+/// How OCFS2 is mounted.
+const HEARTBEAT: &str = "heartbeat=local";
 
 /// What is mounted at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,11 +117,20 @@ pub(crate) fn mount(
 }
 
 /// Makes a mount read-only or writable. A file that somebody on this host has open for writing prevents the first.
-pub(crate) fn remount(path: &Path, read_only: bool, exporter: &Exporter) -> Result<()> {
+pub(crate) fn remount(
+    path: &Path,
+    filesystem: Filesystem,
+    read_only: bool,
+    exporter: &Exporter,
+) -> Result<()> {
     let flags = if read_only { FLAGS | MountFlags::RDONLY } else { FLAGS };
-    patiently(path, exporter, || rustix::mount::mount_remount(path, flags, "")).map_err(|errno| match errno {
-        Errno::BUSY => in_use(path),
-        errno => failed("remount", path, &errno.into()),
+    // OCFS2 takes what is not said for another way of heartbeat, and refuses.
+    let options = if filesystem.is_shared() { HEARTBEAT } else { "" };
+    patiently(path, exporter, || rustix::mount::mount_remount(path, flags, options)).map_err(|errno| {
+        match errno {
+            Errno::BUSY => in_use(path),
+            errno => failed("remount", path, &errno.into()),
+        }
     })
 }
 

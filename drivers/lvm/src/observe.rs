@@ -25,6 +25,10 @@ pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
     // How old what users read of a follower may become, with the look that renews it.
     let renewed =
         inner.config.drbd.iter().map(|drbd| ("readable_seconds".to_owned(), json!(drbd.readable_seconds)));
+    let offers = |style: &Style| {
+        *style != Style::Writable || inner.config.drbd.as_ref().is_some_and(|drbd| drbd.writable.is_some())
+    };
+    let styles = [Style::Writable, Style::Readable, Style::Dr].into_iter().filter(offers).collect();
     Capabilities {
         resources: vec![ResourceKind::Share],
         share_protocols: vec!["NFS".to_owned()],
@@ -34,7 +38,7 @@ pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
         shrink: false,
         thin: true,
         replication: inner.config.drbd.as_ref().map(|_| ReplicationCapability {
-            styles: vec![Style::Readable, Style::Dr],
+            styles,
             transport: Transport::Storage { protocols: vec![PROTOCOL.to_owned()] },
             domain: None,
             max_instances: Some(2),
@@ -134,7 +138,8 @@ impl Inner {
         let awake = image.volume.state == State::Active && image.pool.state != State::Suspended;
         let path = self.path(id);
         let (used, answers) = if awake && self.mounted(&image).is_some() {
-            cx.blocking(move |_| Ok((used(&path), mount::answers(&path)))).await?
+            let look = cx.blocking(move |_| Ok((used(&path), mount::answers(&path))));
+            self.soon(&image, look, (None, true)).await?
         } else {
             (None, true)
         };

@@ -23,7 +23,8 @@ impl Inner {
     pub(crate) async fn standing(&self, cx: &OpContext, image: &Image) -> Result<Option<Mounted>> {
         let Some(mut there) = self.mounted(image) else { return Ok(None) };
         let path = self.path(image.meta.birth.instance);
-        there.stopped |= cx.blocking(move |_| Ok(!mount::answers(&path))).await?;
+        let answers = cx.blocking(move |_| Ok(mount::answers(&path)));
+        there.stopped |= !self.soon(image, answers, true).await?;
         Ok(Some(there))
     }
 
@@ -100,7 +101,8 @@ impl Inner {
             }
             Some(there) if there.read_only != read_only => {
                 let (path, exporter) = (path.clone(), self.exporter.clone());
-                cx.blocking(move |_| mount::remount(&path, read_only, &exporter)).await?;
+                let filesystem = image.meta.birth.filesystem;
+                cx.blocking(move |_| mount::remount(&path, filesystem, read_only, &exporter)).await?;
                 changed = true;
             }
             Some(_) => {}
@@ -199,6 +201,9 @@ impl Inner {
             filesystem.repair(cx, &node).await?;
         }
         let path = self.path(image.meta.birth.instance);
+        if filesystem.is_shared() {
+            return self.mount_shared(cx, image, &path, read_only).await;
+        }
         let one_of_many = image.meta.is_readable();
         cx.blocking(move |_| mount::mount(&node, filesystem, &path, read_only, one_of_many)).await
     }
@@ -207,9 +212,12 @@ impl Inner {
         let (path, exporter) = (self.path(image.meta.birth.instance), self.exporter.clone());
         // Who reads a snapshot of it may go on.
         let is_view = self.view_there(image).is_some();
+        let shared = image.meta.shared_minor();
         cx.blocking(move |_| {
             let left = is_view && mount::leave(&path)?;
-            Ok(mount::unmount(&path, &exporter)? || left)
+            let was = mount::unmount(&path, &exporter)? || left;
+            shared.map_or(Ok(()), Self::end_heartbeat)?;
+            Ok(was)
         })
         .await
     }
@@ -235,7 +243,13 @@ impl Inner {
         if self.mounted(image).is_none_or(|there| there.read_only) {
             return Ok(());
         }
-        self.grow_stack(cx, image).await?;
+        if !self.grow_stack(cx, image).await? {
+            // The other active side, whose volume grows later, ends it for both.
+            return Ok(());
+        }
+        if image.meta.birth.filesystem.is_shared() {
+            self.ready_cluster(cx).await?;
+        }
         image.meta.birth.filesystem.grow(cx, &image.node(), &self.path(id)).await?;
         image.meta.growing = false;
         self.save(cx, image).await?;

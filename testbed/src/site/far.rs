@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use tandem_guests::{Command, Guest, Host, Kind, Link, nfs};
 
-use super::{Exports, PLUGINS, STATE, Site, collect, put, storage};
+use super::{Exports, PLUGINS, POOLS, STATE, Site, collect, put, storage};
 use crate::{artifacts, wait};
 
 /// Its name.
@@ -56,6 +56,7 @@ impl Site {
              certificate = \"{TLS}/{FAR}.crt\"\nkey = \"{TLS}/{FAR}.key\"\nca = \"{TLS}/ca.crt\"\n"
         );
         put(far, &format!("{STATE}/driver-host.toml"), &text);
+        self.put_secret(far, POOLS[1].0);
         if self.exports == Exports::Nfs {
             nfs::serve(&**far).unwrap();
         }

@@ -51,6 +51,8 @@ struct Shape {
     /// Whether that is on another machine.
     apart: bool,
     folders: bool,
+    /// Whether shares may be active on both machines.
+    writable: bool,
 }
 
 /// The host, switched on or off.
@@ -65,6 +67,7 @@ pub struct Site {
     kind: Kind,
     exports: Exports,
     folders: bool,
+    writable: bool,
     /// Ends when the server has.
     tandemd: Mutex<Option<JoinHandle<()>>>,
     log: Arc<Mutex<String>>,
@@ -78,22 +81,27 @@ pub struct Site {
 impl Site {
     /// Boots a guest, makes its pools and starts the server. `beta` is so large.
     pub fn start(exports: Exports, beta: u64) -> Self {
-        Self::build(&Shape { kind: Kind::Zfs, exports, beta, apart: false, folders: false })
+        Self::build(&Shape { kind: Kind::Zfs, exports, beta, apart: false, folders: false, writable: false })
     }
 
     /// The same, with `beta` on another machine, where a `tandem-driver-host` runs; between them is the network.
     pub fn start_with_far(exports: Exports, beta: u64) -> Self {
-        Self::build(&Shape { kind: Kind::Zfs, exports, beta, apart: true, folders: false })
+        Self::build(&Shape { kind: Kind::Zfs, exports, beta, apart: true, folders: false, writable: false })
     }
 
     /// The same with LVM, whose shares DRBD replicates over a second network.
     pub fn start_on_lvm(exports: Exports, beta: u64) -> Self {
-        Self::build(&Shape { kind: Kind::Lvm, exports, beta, apart: true, folders: false })
+        Self::build(&Shape { kind: Kind::Lvm, exports, beta, apart: true, folders: false, writable: false })
+    }
+
+    /// The same, with shares that both machines write to at once.
+    pub fn start_writable(exports: Exports, beta: u64) -> Self {
+        Self::build(&Shape { kind: Kind::Lvm, exports, beta, apart: true, folders: false, writable: true })
     }
 
     /// On one machine, with a third back end, `plain`, of the driver `directory`, in a zone of its own.
     pub fn start_with_folders(exports: Exports, beta: u64) -> Self {
-        Self::build(&Shape { kind: Kind::Zfs, exports, beta, apart: false, folders: true })
+        Self::build(&Shape { kind: Kind::Zfs, exports, beta, apart: false, folders: true, writable: false })
     }
 
     fn build(shape: &Shape) -> Self {
@@ -122,6 +130,7 @@ impl Site {
             kind: shape.kind,
             exports: shape.exports,
             folders: shape.folders,
+            writable: shape.writable,
             tandemd: Mutex::default(),
             log: Arc::default(),
             far_log: Arc::default(),
@@ -165,8 +174,12 @@ impl Site {
     }
 
     fn write_settings(&self) {
+        // Where shares are written to on both machines, the other one asks the server who goes on.
+        let (listen, auth) =
+            if self.writable { ("0.0.0.0", "noauth_beyond_loopback = true\n") } else { ("127.0.0.1", "") };
         let mut text = format!(
-            "host = \"site\"\nlisten = \"127.0.0.1:{PORT}\"\nstate = \"{STATE}/state\"\nplugins = \"{PLUGINS}\"\n[auth]\nmode = \"noauth\"\n"
+            "host = \"site\"\nlisten = \"{listen}:{PORT}\"\nstate = \"{STATE}/state\"\nplugins = \"{PLUGINS}\"\n[auth]\n\
+             mode = \"noauth\"\n{auth}"
         );
         if self.far.is_some() {
             text.push_str(&self.certified());
@@ -174,6 +187,7 @@ impl Site {
         for (pool, zone) in POOLS {
             let apart = self.far.is_some() && pool == POOLS[1].0;
             let place = if apart { format!("host = {FAR:?}\n") } else { String::new() };
+            let place = place + &self.claims(pool);
             text.push_str(&format!(
                 "[[backends]]\nname = \"{pool}\"\ndriver = \"{}\"\navailability_zone = \"{zone}\"\n\
                  max_over_subscription_ratio = 500.0\n{place}settings = {}\n",

@@ -2,7 +2,7 @@
 
 use tandem_guests::{Guest, Host, Kind, lvm, zfs};
 
-use super::{Exports, PLUGINS, POOLS, Site};
+use super::{Exports, PLUGINS, POOLS, PORT, STATE, Site, put};
 use crate::artifacts;
 
 /// The name of the driver.
@@ -63,14 +63,50 @@ impl Site {
         let storage = match self.kind {
             Kind::Lvm => format!(
                 "group = {:?}, devices = [{:?}], drbd = {{ address = {:?}, ports = [7800, 7899], minors = [100, 199], \
-                 readable_seconds = 2 }}",
+                 readable_seconds = 2{} }}",
                 group(pool),
                 guest.disk(pool).unwrap().path(),
-                guest.second_address()
+                guest.second_address(),
+                if self.writable { self.joint_settings(pool) } else { String::new() }
             ),
             Kind::Plain | Kind::Zfs => format!("dataset = \"{pool}/tandem\""),
         };
         format!("{{ {storage}, mounts = {:?}, export = {export} }}", mounts(pool))
+    }
+}
+
+/// The secret of a back end, on the server's machine and on that of its pool.
+fn secret(pool: &str) -> String {
+    format!("{STATE}/{pool}.secret")
+}
+
+impl Site {
+    /// What lets both machines write: who they are to o2cb, and whom they ask.
+    fn joint_settings(&self, pool: &str) -> String {
+        let hosts = [&self.guest, self.far()].map(|guest| guest.second_address());
+        let url = format!("http://{}:{PORT}", self.guest.address());
+        format!(
+            ", writable = {{ hosts = {hosts:?}, dead_seconds = 24, arbiter = {{ url = {url:?}, secret_file = {:?} }} }}",
+            secret(pool)
+        )
+    }
+
+    /// The server's settings of a back end whose host asks it.
+    pub(super) fn claims(&self, pool: &str) -> String {
+        if !self.writable {
+            return String::new();
+        }
+        self.put_secret(&self.guest, pool);
+        format!("claim_secret_file = {:?}\n", secret(pool))
+    }
+
+    /// The secret of a pool's back end, in a file that nobody else reads.
+    pub(super) fn put_secret(&self, guest: &Guest, pool: &str) {
+        if self.writable {
+            let words = format!("the-secret-of-{pool}-which-has-more-than-32-letters");
+            put(guest, &secret(pool), &words);
+            guest.run(&["chmod", "600", &secret(pool)]).unwrap();
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tandem_guests::host::Event;
-use tandem_guests::{Host, Running, nfs};
+use tandem_guests::{Command, Guest, Host, Running, nfs};
 
 use super::Site;
 use crate::wait;
@@ -69,8 +69,11 @@ pub fn acknowledged(writer: &Running) -> BTreeSet<u64> {
     numbers(said(writer).iter().map(String::as_str))
 }
 
-/// Someone who writes records over NFS, each acknowledged before the next.
+/// Someone who writes records, over NFS or on the host itself, each acknowledged before the next.
 pub struct Writer {
+    guest: Arc<Guest>,
+    /// Where he reaches the share, on that machine.
+    at: String,
     file: String,
     said: Arc<Mutex<Vec<u8>>>,
     listening: JoinHandle<()>,
@@ -86,8 +89,20 @@ impl Writer {
         let user = nfs::Client::known("user", ADDRESS);
         site.mount(&user, active, AT);
         let program = tandem_guests::forward::PROGRAM;
-        let argv = user.command(&[program, "records", &format!("{AT}/{file}")]);
-        let running = guest.spawn(&argv.deadline(Duration::MAX)).unwrap();
+        let command = user.command(&[program, "records", &format!("{AT}/{file}")]);
+        Self::run(&site.guest, &command, AT, file)
+    }
+
+    /// The same on the host that a replica is on, by its path.
+    pub fn on_host(site: &Site, replica: &str, file: &str) -> Self {
+        let at = site.path(replica);
+        let program = tandem_guests::forward::PROGRAM;
+        let command = Command::new(&[program, "records", &format!("{at}/{file}")]);
+        Self::run(site.guest_with(replica), &command, &at, file)
+    }
+
+    fn run(guest: &Arc<Guest>, command: &Command, at: &str, file: &str) -> Self {
+        let running = guest.spawn(&command.clone().deadline(Duration::MAX)).unwrap();
         let said = Arc::<Mutex<Vec<u8>>>::default();
         let heard = Arc::clone(&said);
         let listening = std::thread::spawn(move || {
@@ -99,7 +114,8 @@ impl Writer {
                 }
             }
         });
-        let writer = Self { file: file.to_owned(), said, listening };
+        let (at, file) = (at.to_owned(), file.to_owned());
+        let writer = Self { guest: Arc::clone(guest), at, file, said, listening };
         writer.goes_on(0);
         writer
     }
@@ -116,15 +132,17 @@ impl Writer {
     }
 
     /// Holds him up between two records, or lets him go on.
-    pub fn pause(&self, site: &Site, pause: bool) {
+    pub fn pause(&self, pause: bool) {
         let signal = if pause { "-STOP" } else { "-CONT" };
-        site.guest.run(&["pkill", signal, "-f", &format!("records {AT}")]).unwrap();
+        self.guest.run(&["pkill", signal, "-f", &format!("records {}", self.at)]).unwrap();
     }
 
     /// Ends him; what he was promised must be on the active replica.
     pub fn lost_nothing(self, site: &Site, active: &str) {
-        let _ = site.guest.succeeds(&["pkill", "-KILL", "-f", &format!("records {AT}")]).unwrap();
-        let _ = site.guest.succeeds(&["umount", "-f", "-l", AT]).unwrap();
+        let _ = self.guest.succeeds(&["pkill", "-KILL", "-f", &format!("records {}", self.at)]).unwrap();
+        if self.at == AT {
+            let _ = self.guest.succeeds(&["umount", "-f", "-l", AT]).unwrap();
+        }
         let promised = self.acknowledged();
         self.listening.join().unwrap();
         let file = format!("{}/{}", site.path(active), self.file);

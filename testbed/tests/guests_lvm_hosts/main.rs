@@ -12,6 +12,7 @@
 )]
 
 mod power;
+mod writable;
 
 use std::collections::BTreeSet;
 
@@ -109,7 +110,7 @@ fn a_cut_costs_what_was_written_meanwhile(site: &Site, share: &str, dice: &mut D
     wait::until("it to be out of sync", || (state() == "out_of_sync").then_some(()));
 
     // Nobody writes for a moment: it is known exactly.
-    writer.pause(site, true);
+    writer.pause(true);
     site.guest_with(&active).run(&["sync"]).unwrap();
     let lacks = wait::until_else(|| {
         let (before, told) = (site.side(&active).kib("out-of-sync"), lag());
@@ -126,7 +127,7 @@ fn a_cut_costs_what_was_written_meanwhile(site: &Site, share: &str, dice: &mut D
 
     // It heals under load.
     let before = (site.side(&active).kib("sent"), site.side(&active).kib("written"));
-    writer.pause(site, false);
+    writer.pause(false);
     site.second_cable(Link::GOOD);
     site.api.in_sync(share);
     writer.goes_on(writer.acknowledged().len());

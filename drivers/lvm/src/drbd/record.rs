@@ -1,7 +1,7 @@
 //! What a volume's tags say of its replication.
 //!
 //! ```text
-//! tandem:drbd=dr!C!1003!7803          style (`dr`, `readable`), protocol, minor, port
+//! tandem:drbd=dr!C!1003!7803          style (`dr`, `readable`, `writable`), protocol, minor, port
 //! tandem:peer=<uuid>!192.0.2.2!7801!leads    who it is connected to, and whether this side's data wins (`follows`: the other's)
 //! tandem:last=yes                     it was the active one until it was demoted
 //! tandem:diskless=yes                 it served from its peer: what lies here is older than what its users were told

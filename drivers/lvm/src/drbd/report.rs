@@ -38,6 +38,7 @@ impl Inner {
         };
         self.note_disk(cx, &image, status.as_ref()).await;
         self.ask_again(cx, &image, status.as_ref()).await;
+        self.end_growth(cx, &image).await;
         if self.attach_again(cx, &image, status.as_ref()).await {
             status = self.status(cx, id).await?;
         }

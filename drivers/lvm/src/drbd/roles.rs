@@ -4,7 +4,7 @@ use tandem_sdk::contract::{
     ConnectPeers, CreateReplica, DeleteReplica, DemoteReplica, Demotion, DisconnectPeers, Endpoint,
     GetEndpoint, InstanceInfo, Outcome, PromoteReplica, Promotion, ReplicaReport, UpdateReplicaState,
 };
-use tandem_sdk::{Error, OpContext, Reachable, Replication, Result, Role, StorageReplicated};
+use tandem_sdk::{Error, OpContext, Reachable, Replication, Result, Role, StorageReplicated, Style};
 
 use super::peers::record_of;
 use crate::image::Image;
@@ -128,7 +128,8 @@ impl Inner {
         let whole = status.is_whole() || (!forced && !status.is_attached() && status.peer_serves());
         // It had the newest data, and nobody has gone past it: the other side would tell.
         let last = record.last && !status.resyncs();
-        let refusal = if status.is_connected() && status.peer_is_primary {
+        let beside = record.style == Style::Writable && !forced;
+        let refusal = if !beside && status.is_connected() && status.peer_is_primary {
             format!(
                 "the other side of instance {id} is connected and serves its users: demote it first; where its host cannot \
                  be asked, switch it off or cut its link, and promote then"
@@ -168,7 +169,9 @@ impl Inner {
         let before = image.meta.role;
         let status = self.status(cx, call.instance).await?;
         if before != role {
-            record.last = before == Role::Active && role == Role::Secondary && !record.diskless;
+            // The other side of a writable share goes on.
+            let beside = record.style == Style::Writable && record.peer.is_some();
+            record.last = before == Role::Active && role == Role::Secondary && !record.diskless && !beside;
             record.diskless = false;
             if role == Role::Fenced || before == Role::Fenced {
                 // Nobody is followed before somebody says whom.

@@ -81,7 +81,7 @@ impl Drbd {
         if self.resync_mib == 0 || self.resync_mib > FASTEST {
             return Err(Error::invalid(format!("`drbd.resync_mib` is between 1 and {FASTEST}")));
         }
-        self.writable.as_ref().map_or(Ok(()), Writable::check)
+        self.writable.as_ref().map_or(Ok(()), |writable| writable.check(self.address))
     }
 
     /// Refuses a host without DRBD 8.4, its tools, or room in them for the driver to be alone in its decisions.
