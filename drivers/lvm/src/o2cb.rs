@@ -155,7 +155,16 @@ fn make(clusters: &Path, cluster: &Cluster) -> Result<()> {
         }
         write(&heartbeat, "dead_threshold", &threshold)?;
     }
-    cluster.nodes.iter().try_for_each(|node| join(&folder.join("node"), node))
+    let nodes = folder.join("node");
+    // Before anything is written: a host is in the cluster once.
+    let here = cluster.nodes.iter().find(|node| node.is_here).map(|node| node.address.to_string());
+    for other in names(&nodes).iter().map(|name| nodes.join(name)) {
+        let address = read(&other, "ipv4_address");
+        if read(&other, "local") == "1" && here.as_ref() != Some(&address) {
+            return Err(differs(&address, "it is this host there"));
+        }
+    }
+    cluster.nodes.iter().try_for_each(|node| join(&nodes, node))
 }
 
 /// Makes a node of a cluster, or finds it there by its address, whatever its name.
@@ -184,12 +193,11 @@ fn join(nodes: &Path, node: &Node) -> Result<()> {
             return Err(differs(&address, &format!("its `{name}` is {now}, and not {value}")));
         }
     }
-    match (read(&folder, "local").as_str(), node.is_here) {
-        ("1", true) => Ok(()),
-        ("1", false) => Err(differs(&address, "it is this host there")),
-        (_, true) => write(&folder, "local", "1"),
-        (_, false) => Ok(()),
+    if node.is_here && read(&folder, "local") != "1" {
+        // From now on the kernel listens there.
+        write(&folder, "local", "1")?;
     }
+    Ok(())
 }
 
 fn differs(address: &str, how: &str) -> Error {

@@ -151,8 +151,7 @@ fn group_metadata(size: &str, free: &str) -> Option<u32> {
 fn hundredths(text: &str) -> Option<u32> {
     let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
     let whole: u32 = whole.parse().ok()?;
-    let mut part = part.to_owned();
-    part.truncate(2);
+    let part: String = part.chars().take(2).collect();
     let part: u32 = format!("{part:0<2}").parse().ok()?;
     whole.checked_mul(100)?.checked_add(part)
 }
@@ -214,7 +213,7 @@ mod tests {
         {
             assert_eq!(hundredths(text), Some(number), "{text}");
         }
-        for wrong in ["", "x", "-1.0", "1.x", "99999999999.0"] {
+        for wrong in ["", "x", "-1.0", "1.x", "99999999999.0", "0.\u{800}"] {
             assert_eq!(hundredths(wrong), None, "{wrong}");
         }
     }
