@@ -30,8 +30,13 @@ impl Side {
 impl Site {
     /// What the kernel says of a replica, on its own machine.
     pub fn side(&self, replica: &str) -> Side {
+        self.side_on(self.pool_with(replica), replica)
+    }
+
+    /// The same, where it is known on which pool that is: no server is asked.
+    pub fn side_on(&self, pool: &str, replica: &str) -> Side {
         let resource = format!("tandem-{replica}");
-        let guest = self.guest_with(replica);
+        let guest = self.guest_of(pool);
         let text = guest.run(&["drbdsetup", "events2", "--now", "--statistics", &resource]).unwrap();
         let mut all = BTreeMap::new();
         // Its own role and the peer's have one name.

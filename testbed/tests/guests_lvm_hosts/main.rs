@@ -11,6 +11,7 @@
     reason = "a panic is a failed test with its reason"
 )]
 
+mod parted;
 mod power;
 mod writable;
 

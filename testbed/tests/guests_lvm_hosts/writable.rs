@@ -10,7 +10,7 @@ use tandem_testbed::wait;
 use super::{GIB, row};
 
 /// Waits until every replica of a share is active; their ids.
-fn all_active(site: &Site, share: &str) -> Vec<String> {
+pub(super) fn all_active(site: &Site, share: &str) -> Vec<String> {
     wait::until_else(|| {
         let rows = site.api.replicas_of(share);
         let is_active = |row: &serde_json::Value| {
@@ -26,7 +26,7 @@ fn all_active(site: &Site, share: &str) -> Vec<String> {
 }
 
 /// A second replica, which comes to serve beside the first.
-fn joined(site: &Site, share: &str, first: &str) -> String {
+pub(super) fn joined(site: &Site, share: &str, first: &str) -> String {
     let second = site.api.create_replica(share, POOLS[1].1).unwrap();
     assert_eq!(all_active(site, share).len(), 2);
     let epochs = [first, &second].map(|id| row(site, id)["epoch"].clone());

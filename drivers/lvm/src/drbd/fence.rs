@@ -1,13 +1,12 @@
 //! Two sides of a share that are written to at once and lose each other: the kernel holds all writes back on both, until the
 //! arbiter has told one of them to go on.
 //!
-//! The kernel is armed for it (`--fencing=resource-and-stonith`, an option of the disk) from the moment on that the two have met;
-//! then it starts `tandem-fence-peer`, which asks by the note that is kept here. It also asks before it makes a side primary
-//! whose peer is away. A side is set free by that program's yes, or by a promotion at a higher epoch, and by nothing else; one
-//! that lost goes down with its host (o2cb), and comes back as a secondary.
+//! The kernel is armed for it (`--fencing=resource-and-stonith`, an option of the disk) as soon as a peer is named. It then starts
+//! `tandem-fence-peer`, which asks by the note that is kept here; also before it makes a side primary whose peer is away. A side
+//! is set free by that program's yes, or by a promotion at a higher epoch, and by nothing else; one that lost goes down with its
+//! host (o2cb), and comes back as a secondary.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use tandem_sdk::command::Command;
 use tandem_sdk::contract::Health;
@@ -24,9 +23,6 @@ use crate::{Inner, names, program};
 /// Holds writes back when the peer is lost, and asks.
 const ARMED: &str = "--fencing=resource-and-stonith";
 const DISARMED: &str = "--fencing=dont-care";
-/// Two kernels that reach each other meet within so long.
-const MEETING: Duration = Duration::from_secs(15);
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// Whether another side may be written to as well.
 fn has_two(record: &Record) -> bool {
@@ -90,32 +86,16 @@ impl Inner {
         })
     }
 
-    /// From now on writes are held back where the peer is lost. Nothing to do in other styles.
-    ///
-    /// # Errors
-    /// `Unavailable` where the two do not meet: armed before, its users would wait for an answer that nobody asks for.
+    /// From now on writes are held back where the peer is lost: before the other side may be written to. While the two do not
+    /// see each other it holds nothing back that was not held back before. Nothing to do in other styles, or without a disk, since
+    /// what has none acknowledges nothing alone.
     pub(super) async fn arm(&self, cx: &OpContext, image: &Image) -> Result<()> {
-        let id = image.meta.birth.instance;
         if !is_bound(image) {
             return Ok(());
         }
-        let until = Instant::now() + MEETING;
-        loop {
-            let status = self.status(cx, id).await?.unwrap_or_default();
-            // What is held back is armed, and a disk that is not there cannot be.
-            if status.is_suspended || (status.has_agreed() && !status.is_attached()) {
-                return Ok(());
-            }
-            if status.has_agreed() {
-                return self.set_fencing(cx, &status, ARMED).await;
-            }
-            if Instant::now() >= until {
-                return Err(Error::unavailable(format!(
-                    "instance {id} does not see its peer (connection {}); both can be written to once they see each other",
-                    status.connection
-                )));
-            }
-            cx.sleep(PAUSE).await?;
+        match self.status(cx, image.meta.birth.instance).await? {
+            Some(status) if status.is_attached() => self.set_fencing(cx, &status, ARMED).await,
+            _ => Ok(()),
         }
     }
 

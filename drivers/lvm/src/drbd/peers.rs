@@ -92,8 +92,8 @@ impl Inner {
             image.meta.record = Some(record.clone());
         }
         self.save(cx, image).await?;
-        let changed = self.join(cx, image, &peer, base, call.give_up).await?;
         self.arm(cx, image).await?;
+        let changed = self.join(cx, image, &peer, base, call.give_up).await?;
         Ok(outcome(rose || up || changed || !known, ()))
     }
 

@@ -148,22 +148,61 @@ mod tests {
         }
     }
 
+    /// Hears one question and answers it; what was asked, nothing where who asks does not trust the certificate.
+    fn answer(mut stream: impl Read + Write, answer: &str) -> String {
+        let mut asked = Vec::new();
+        let mut piece = [0; 1024];
+        while !asked.windows(4).any(|end| end == b"\r\n\r\n") {
+            match stream.read(&mut piece) {
+                Ok(read @ 1..) => asked.extend_from_slice(&piece[..read]),
+                _ => return String::new(),
+            }
+        }
+        stream.write_all(answer.as_bytes()).unwrap();
+        stream.flush().unwrap();
+        String::from_utf8(asked).unwrap()
+    }
+
     /// A server that gives one answer and tells what it was asked.
-    fn once(answer: &'static str) -> (String, std::thread::JoinHandle<String>) {
+    fn once(said: String) -> (String, std::thread::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
+        (url, std::thread::spawn(move || answer(listener.accept().unwrap().0, &said)))
+    }
+
+    /// The same over TLS; its certificate is put into a file.
+    fn once_by_tls(said: String, ca_file: &Path) -> (String, std::thread::JoinHandle<String>) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let paper = params.self_signed(&key).unwrap();
+        fs::write(ca_file, paper.pem()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
         let served = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut asked = Vec::new();
-            let mut piece = [0; 1024];
-            while !asked.windows(4).any(|end| end == b"\r\n\r\n") {
-                let read = stream.read(&mut piece).unwrap();
-                asked.extend_from_slice(&piece[..read]);
-            }
-            stream.write_all(answer.as_bytes()).unwrap();
-            String::from_utf8(asked).unwrap()
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+            let config = rustls::ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![paper.der().clone()], key)
+                .unwrap();
+            let connection = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+            answer(rustls::StreamOwned::new(connection, listener.accept().unwrap().0), &said)
         });
         (url, served)
+    }
+
+    fn yes() -> String {
+        let body = r#"{"claim": {"outcome": "won", "epoch": 8}}"#;
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+    }
+
+    fn secret_file(name: &str) -> PathBuf {
+        let file = std::env::temp_dir().join(format!("tandem-{name}-{}", std::process::id()));
+        fs::write(&file, "0123456789abcdef\n").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        file
     }
 
     fn note(url: &str, secret_file: &Path) -> Note {
@@ -173,16 +212,12 @@ mod tests {
 
     #[test]
     fn the_question_bears_the_secret_and_goes_nowhere_else() {
-        let file = std::env::temp_dir().join(format!("tandem-secret-{}", std::process::id()));
-        fs::write(&file, "0123456789abcdef\n").unwrap();
+        let file = secret_file("secret");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(ask(&note("http://127.0.0.1:9", &file)).unwrap_err().contains("chmod"));
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
 
-        let body = r#"{"claim": {"outcome": "won", "epoch": 8}}"#;
-        let answer =
-            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
-        let (url, served) = once(answer.leak());
+        let (url, served) = once(yes());
         assert_eq!(ask(&note(&url, &file)), Ok(Verdict::Won));
         let asked = served.join().unwrap().to_ascii_lowercase();
         assert!(
@@ -192,7 +227,7 @@ mod tests {
         assert!(asked.contains("x-tandem-secret: 0123456789abcdef\r\n"), "{asked}");
 
         let moved = "HTTP/1.1 307 Moved\r\nlocation: http://127.0.0.1:9/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-        let (url, served) = once(moved);
+        let (url, served) = once(moved.to_owned());
         assert!(ask(&note(&url, &file)).unwrap_err().contains("307"));
         served.join().unwrap();
 
@@ -201,5 +236,23 @@ mod tests {
         fs::remove_file(&file).unwrap();
         let error = ask(&note(&url, &file)).unwrap_err();
         assert!(error.contains("cannot be read") && !error.contains("0123456789abcdef"), "{error}");
+    }
+
+    #[test]
+    fn over_tls_nobody_is_told_the_secret_who_is_not_known() {
+        let file = secret_file("secret-tls");
+        let ca_file = std::env::temp_dir().join(format!("tandem-ca-{}", std::process::id()));
+        let other = ca_file.with_extension("other");
+        let (url, served) = once_by_tls(yes(), &ca_file);
+        let known = Note { ca_file: Some(ca_file.clone()), ..note(&url, &file) };
+        assert_eq!(ask(&known), Ok(Verdict::Won));
+        assert!(served.join().unwrap().to_ascii_lowercase().contains("x-tandem-secret: 0123456789abcdef"));
+
+        let (stranger, served) = once_by_tls(yes(), &other);
+        assert!(ask(&Note { url: stranger, ..known }).unwrap_err().contains("does not answer"));
+        assert_eq!(served.join().unwrap(), "");
+        for file in [&file, &ca_file, &other] {
+            fs::remove_file(file).unwrap();
+        }
     }
 }

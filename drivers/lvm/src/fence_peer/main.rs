@@ -74,6 +74,7 @@ fn fence(resource: &str, once: bool) -> u8 {
             // Decided for what it was before: it may have joined another one since.
             Ok(Verdict::Won) if !stands(folder, resource, &note) => {}
             Ok(Verdict::Won) => {
+                let _ = fs::remove_file(note::answered(folder, resource));
                 let why = format!("instance {} goes on: it asked at epoch {}", note.instance, note.epoch);
                 say(&mut told, resource, &why);
                 return GOES_ON;
