@@ -139,7 +139,7 @@ impl Inner {
         let path = self.path(id);
         let (used, answers) = if awake && self.mounted(&image).is_some() {
             let look = cx.blocking(move |_| Ok((used(&path), mount::answers(&path))));
-            self.soon(&image, look, (None, true)).await?
+            self.soon(cx, &image, look, (None, true)).await?
         } else {
             (None, true)
         };

@@ -24,7 +24,7 @@ impl Inner {
         let Some(mut there) = self.mounted(image) else { return Ok(None) };
         let path = self.path(image.meta.birth.instance);
         let answers = cx.blocking(move |_| Ok(mount::answers(&path)));
-        there.stopped |= !self.soon(image, answers, true).await?;
+        there.stopped |= !self.soon(cx, image, answers, true).await?;
         Ok(Some(there))
     }
 

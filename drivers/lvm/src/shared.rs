@@ -47,15 +47,20 @@ impl Inner {
         tool.run(cx).await.map(drop).map_err(|e| refused(&what, e))
     }
 
-    /// A look into the file system of an instance; `else_` where that is one that waits for the other host now.
+    /// A look into the file system of an instance; `else_` where that is one that waits for the other host now. Each look would
+    /// leave a thread waiting: while writes are held back there is none.
     pub(crate) async fn soon<T>(
         &self,
+        cx: &OpContext,
         image: &Image,
         look: impl Future<Output = Result<T>>,
         else_: T,
     ) -> Result<T> {
         if !image.meta.birth.filesystem.is_shared() {
             return look.await;
+        }
+        if self.require_told(cx, image).await.is_err() {
+            return Ok(else_);
         }
         tokio::time::timeout(SOON, look).await.unwrap_or(Ok(else_))
     }
