@@ -86,7 +86,7 @@ impl Site {
         let hosts = [&self.guest, self.far()].map(|guest| guest.second_address());
         let url = format!("http://{}:{PORT}", self.guest.address());
         format!(
-            ", writable = {{ hosts = {hosts:?}, dead_seconds = 24, arbiter = {{ url = {url:?}, secret_file = {:?} }} }}",
+            ", writable = {{ hosts = {hosts:?}, dead_seconds = 40, arbiter = {{ url = {url:?}, secret_file = {:?} }} }}",
             secret(pool)
         )
     }
