@@ -389,9 +389,28 @@ async fn a_claim_needs_the_secret_of_its_back_end_and_is_decided_once() {
     let (status, body) = server.call_with("POST", &stale, secret("of alpha")).await;
     assert_eq!((status, &body["claim"]["outcome"]), (200, &json!("lost")));
     assert!(body["claim"]["why"].as_str().unwrap().contains("epoch 7"));
-    for odd in ["", "?epoch=0", "?epoch=x", "?epoch=1&stranger=1"] {
+    let long = format!("?epoch={}", "9".repeat(40));
+    for odd in [
+        "",
+        "?epoch=0",
+        "?epoch=x",
+        "?epoch=",
+        "?epoch=-1",
+        "?epoch=1.5",
+        "?epoch=1e3",
+        "?epoch=%00",
+        "?epoch[]=1",
+        &long,
+        "?epoch=1&stranger=1",
+    ] {
         let path = path.replace("?epoch=1", odd);
         assert_eq!(server.call_with("POST", &path, secret("of alpha")).await.0, 400, "{odd}");
+    }
+    let most = path.replace("epoch=1", &format!("epoch={}", u64::MAX));
+    let (status, body) = server.call_with("POST", &most, secret("of alpha")).await;
+    assert!((status, &body["claim"]["outcome"]) == (200, &json!("lost")) || status == 400, "{status} {body}");
+    for method in ["GET", "PUT", "DELETE"] {
+        assert_eq!(server.call_with(method, &path, secret("of alpha")).await.0, 405, "{method}");
     }
 }
 
