@@ -2,7 +2,7 @@
 //! that the destination comes to have those of other people too.
 //!
 //! ```text
-//! lzc_send ──> pipe ──pump──> pipe ──> lzc_receive
+//! lzc_send ──> pipe ──> lzc_receive
 //! ```
 //! A bookmark is made of every snapshot before it goes, and is where the next one starts: whoever made the snapshot may
 //! destroy it at any time.
@@ -11,10 +11,10 @@ use std::os::fd::AsFd;
 
 use tandem_sdk::{Error, InstanceId, OpContext, Result, Retry};
 
-use crate::apart::Apart;
+use crate::apart::{Apart, Way};
 use crate::image::{Image, Mark, Version};
 use crate::lzc::{self, Flags};
-use crate::pump::{self, End, Pump};
+use crate::pump;
 use crate::stream::{content, tolerate};
 use crate::token::Token;
 use crate::{Inner, error, names, tool};
@@ -270,27 +270,25 @@ fn base(version: &Version, dest: &Image) -> Result<Option<(String, Mark)>> {
 
 /// Runs one stream through; the bytes that went.
 fn carry(cx: &OpContext, leg: Leg, before: u64, total: Option<u64>) -> Result<u64> {
-    let (out, feed) = pump::pipe()?;
-    let (intake, push) = pump::pipe()?;
+    let (read, write) = pump::pipe()?;
     let (snapshot, target) = (leg.snapshot.clone(), leg.target.clone());
-    let sending = Apart::run(&snapshot, move || {
-        lzc::send(&leg.snapshot, leg.from.as_deref(), feed.as_fd(), leg.flags, leg.at)
+    let sending = Apart::run(&snapshot, Way::Out, write, move |to| {
+        pump::sent(to, lzc::send(&leg.snapshot, leg.from.as_deref(), to.as_fd(), leg.flags, leg.at))
     })?;
-    let receiving = Apart::run(&target, move || lzc::receive(&leg.target, leg.flags.raw, intake.as_fd()))?;
-    let mut pump = Pump { cx, limit: None, total, bytes: before };
-    let pumped = pump.run(out.as_fd(), push.as_fd());
-    drop((out, push));
-    let bytes = pump.bytes.saturating_sub(before);
-    let (received, sent) = (receiving.end(), sending.end());
-    match (received, pumped, sent) {
+    let receiving = Apart::run(&target, Way::In, read, move |from| {
+        lzc::receive(&leg.target, leg.flags.raw, None, from.as_fd())
+    })?;
+    let sent = sending.watch(cx, before, Some(&target), total);
+    match (receiving.end(), sent) {
         // The kernel says so once it has seen the last record, and proven every one of them.
-        (Ok(Ok(())), _, _) => Ok(bytes),
-        (_, Err(stop), _) => Err(stop),
-        (Err(stopped), Ok(_), _) => Err(stopped),
+        (Ok(Ok(())), sent) => Ok(sent.map_or(0, |(_, bytes)| bytes)),
+        (_, Err(stop)) => Err(stop),
+        (Err(stopped), Ok(_)) => Err(stopped),
         // The sender's own reason comes first: the receiver then sees a stream that ends early.
-        (Ok(Err(_)), Ok(End::Whole), Ok(Err(errno))) => Err(error::of_errno("send", &snapshot, errno)),
-        (Ok(Err(_)), Ok(End::Whole), Err(stopped)) => Err(stopped),
-        (Ok(Err(errno)), Ok(_), _) => {
+        (Ok(Err(_)), Ok((Err(errno), _))) if errno != error::EPIPE => {
+            Err(error::of_errno("send", &snapshot, errno))
+        }
+        (Ok(Err(errno)), Ok(_)) => {
             let error = error::of_errno("receive", &target, errno);
             // Somebody gave a snapshot that name, or renamed one, while it went: the next round begins with that.
             Err(if errno == error::EEXIST { error.retry(Retry::Safe) } else { error })

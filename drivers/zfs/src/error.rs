@@ -9,6 +9,7 @@ pub(crate) const ENOENT: Errno = 2;
 pub(crate) const EBUSY: Errno = 16;
 pub(crate) const EEXIST: Errno = 17;
 pub(crate) const ESRCH: Errno = 3;
+pub(crate) const EPIPE: Errno = 32;
 pub(crate) const ENOTSUP: Errno = 95;
 
 /// The error behind a number of the kernel, for `action` ("snapshot", "send") on a dataset.
@@ -24,7 +25,6 @@ pub(crate) fn of_errno(action: &str, dataset: &str, errno: Errno) -> Error {
     const ETXTBSY: Errno = 26;
     const ENOSPC: Errno = 28;
     const EROFS: Errno = 30;
-    const EPIPE: Errno = 32;
     const EBADE: Errno = 52;
 
     const EDQUOT: Errno = 122;

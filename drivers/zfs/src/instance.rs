@@ -11,7 +11,7 @@ use tandem_sdk::{Attachable, Client, Driver, Error, ErrorKind, Exporter, Lock, O
 
 use crate::image::{Found, Image};
 use crate::meta::{Attached, Meta};
-use crate::{Config, Inner, TOKEN, Zfs, lzc, names, observe, store, tool};
+use crate::{Config, Inner, TOKEN, Zfs, apart, lzc, names, observe, store, tool};
 use tandem_sdk::files::failed;
 
 impl Driver for Zfs {
@@ -26,6 +26,7 @@ impl Driver for Zfs {
         config.mounts = settings::real_folder("mounts", &config.mounts)?;
         let exporter = Exporter::new(&config.export)?;
         lzc::open()?;
+        apart::counted()?;
         tool::alive(&config.dataset)?;
         Ok(Self { inner: std::sync::Arc::new(Inner { config, share_mode, exporter }) })
     }

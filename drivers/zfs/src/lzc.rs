@@ -36,14 +36,17 @@ pub(crate) use missing::*;
 mod linked {
     use std::collections::BTreeMap;
     use std::ffi::{CStr, CString};
-    use std::os::fd::{AsRawFd, BorrowedFd};
+    use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+    use std::path::Path;
     use std::ptr;
+    use std::sync::OnceLock;
 
     use nvpair::{NvData, NvList, NvListRef};
     use tandem_sdk::{Error, Result, Retry};
     use zfs_core::{SendFlags, Zfs};
     use zfs_core_sys as sys;
 
+    use crate::header;
     use crate::names::pool_of;
 
     use super::{Errno, Flags, Tree};
@@ -61,14 +64,29 @@ mod linked {
         }
     }
 
-    /// Whether the kernel's module answers.
+    /// The library, open from the first driver's opening on, and its descriptors of [`DEVICE`].
+    static LIBRARY: OnceLock<(Zfs, Vec<RawFd>)> = OnceLock::new();
+    const DEVICE: &str = "/dev/zfs";
+
+    /// Whether the kernel's module answers. From then on the library stays open.
     pub(crate) fn open() -> Result<()> {
-        Zfs::new().map(drop).map_err(|e| {
+        let library = Zfs::new().map_err(|e| {
             Error::unavailable(format!(
-                "this host's kernel has no ZFS: {e}; load the module zfs, and let the server open /dev/zfs"
+                "this host's kernel has no ZFS: {e}; load the module zfs, and let the server open {DEVICE}"
             ))
             .retry(Retry::AfterOperator)
-        })
+        })?;
+        LIBRARY.get_or_init(|| {
+            let all = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+            let ours = all.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to == Path::new(DEVICE)));
+            (library, ours.filter_map(|fd| fd.file_name().to_str()?.parse().ok()).collect())
+        });
+        Ok(())
+    }
+
+    /// The descriptors that the library's calls go through.
+    pub(crate) fn devices() -> &'static [RawFd] {
+        LIBRARY.get().map_or(&[], |(_, devices)| devices)
     }
 
     fn name(text: &str) -> Result<CString, Errno> {
@@ -312,31 +330,54 @@ mod linked {
         })
     }
 
-    /// Reads a stream from a pipe into a snapshot that it makes. What arrived before a cut stays, to go on from.
+    /// A stream's first record, as the library wants it.
+    #[repr(C, align(8))]
+    struct Record([u8; header::BYTES]);
+
+    /// Reads a stream from a pipe into a snapshot that it makes; `record` is its first record where that has been read
+    /// already. What arrived before a cut stays, to go on from.
     #[allow(unsafe_code)]
-    pub(crate) fn receive(snapshot: &str, raw: bool, from: BorrowedFd<'_>) -> Result<(), Errno> {
+    pub(crate) fn receive(
+        snapshot: &str,
+        raw: bool,
+        record: Option<&[u8; header::BYTES]>,
+        from: BorrowedFd<'_>,
+    ) -> Result<(), Errno> {
         let _library = zfs()?;
-        let snapshot = name(snapshot)?;
+        let (snapshot, from) = (name(snapshot)?, from.as_raw_fd());
+        let (properties, origin, force, raw) = (ptr::null_mut(), ptr::null(), 0, raw.into());
         // SAFETY: as above; zfs-core lacks receiving without an origin. Never by force: that destroys what is newer.
-        done(unsafe {
-            sys::lzc_receive_resumable(
-                snapshot.as_ptr(),
-                ptr::null_mut(),
-                ptr::null(),
-                0,
-                raw.into(),
-                from.as_raw_fd(),
-            )
-        })
+        let code = match record.map(|record| Record(*record)) {
+            None => unsafe {
+                sys::lzc_receive_resumable(snapshot.as_ptr(), properties, origin, force, raw, from)
+            },
+            // SAFETY: a record has as many bytes as the library's structure, and is aligned like it.
+            Some(record) => unsafe {
+                let record = (&raw const record).cast();
+                sys::lzc_receive_with_header(
+                    snapshot.as_ptr(),
+                    properties,
+                    origin,
+                    force,
+                    1,
+                    raw,
+                    from,
+                    record,
+                )
+            },
+        };
+        done(code)
     }
 }
 
 #[cfg(not(feature = "libzfs_core"))]
 mod missing {
     use std::collections::BTreeMap;
-    use std::os::fd::BorrowedFd;
+    use std::os::fd::{BorrowedFd, RawFd};
 
     use tandem_sdk::{Error, Result, Retry};
+
+    use crate::header;
 
     use super::{Errno, Flags, Tree};
 
@@ -348,6 +389,10 @@ mod missing {
              build it with the feature `libzfs_core`, as cargo xtask does by itself",
         )
         .retry(Retry::AfterOperator))
+    }
+
+    pub(crate) fn devices() -> &'static [RawFd] {
+        &[]
     }
 
     pub(crate) fn exists(_: &str) -> bool {
@@ -412,7 +457,12 @@ mod missing {
         Err(ENOSYS)
     }
 
-    pub(crate) fn receive(_: &str, _: bool, _: BorrowedFd<'_>) -> Result<(), Errno> {
+    pub(crate) fn receive(
+        _: &str,
+        _: bool,
+        _: Option<&[u8; header::BYTES]>,
+        _: BorrowedFd<'_>,
+    ) -> Result<(), Errno> {
         Err(ENOSYS)
     }
 }

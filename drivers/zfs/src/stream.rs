@@ -11,11 +11,11 @@ use tandem_sdk::contract::{
 };
 use tandem_sdk::{Error, ErrorKind, OpContext, PointId, Result, Retry, Stream, Streamed};
 
-use crate::apart::Apart;
+use crate::apart::{Apart, Way};
 use crate::header::{self, Header};
 use crate::image::{Image, Version};
 use crate::lzc::{self, Flags};
-use crate::pump::{self, End, Pump};
+use crate::pump::{self, Pump};
 use crate::token::Token;
 use crate::{FORMAT, Inner, TOKEN, Zfs, error, names, tool};
 
@@ -226,10 +226,10 @@ impl Inner {
         };
         let (raw, snapshot) = (header.raw, target.clone());
         tool::alive(&target)?;
-        let (bytes, received) = cx.blocking(move |cx| pull(cx, &snapshot, raw, &record, stream)).await?;
-        if let Err(e) = received {
-            return Err(self.failed(cx, image, e).await);
-        }
+        let bytes = match cx.blocking(move |cx| pull(cx, &snapshot, raw, record, stream)).await {
+            Ok(bytes) => bytes,
+            Err(e) => return Err(self.failed(cx, image, e).await),
+        };
         tool::kernel(cx, "hold", &target, |snapshot| {
             tolerate(lzc::hold(snapshot, names::HOLD), error::EEXIST)
         })
@@ -259,8 +259,6 @@ impl Inner {
         from: u64,
         stream: OwnedFd,
     ) -> Result<(Header, [u8; header::BYTES], Stream)> {
-        // The reader's side widens the pipe: what a sender has written into one that nobody reads counts as sent.
-        let _ = rustix::pipe::fcntl_setpipe_size(&stream, 1 << 20);
         let point = spec.to.id;
         cx.blocking(move |cx| {
             let mut stream = Stream::new(stream, cx)?;
@@ -461,22 +459,32 @@ fn push(
     limit: Option<u64>,
     stream: OwnedFd,
 ) -> Result<u64> {
-    nonblocking(&stream, cx)?;
     // An estimate that the kernel cannot make is not worth failing for.
     let total = lzc::send_space(snapshot, from, flags).ok().map(|total| total.saturating_sub(resumed));
-    let (read, write) = pump::pipe()?;
     let (name, base) = (snapshot.to_owned(), from.map(str::to_owned));
-    let sending = Apart::run(snapshot, move || lzc::send(&name, base.as_deref(), write.as_fd(), flags, at))?;
-    let mut pump = Pump { cx, limit, total, bytes: 0 };
-    let pumped = pump::beside(|| {
-        let read = read;
-        pump.run(read.as_fd(), stream.as_fd())
-    });
-    let sent = sending.end();
-    match (pumped?, sent?) {
-        (End::Whole, Ok(())) => Ok(pump.bytes),
-        (End::Whole, Err(errno)) => Err(error::of_errno("send", snapshot, errno)),
-        (End::Broken, _) => Err(Error::unavailable("the receiver went away before the stream had ended")),
+    let send = move |to: &OwnedFd| pump::sent(to, lzc::send(&name, base.as_deref(), to.as_fd(), flags, at));
+    let (sent, bytes) = match limit {
+        None => {
+            waits(&stream, true, cx)?;
+            pump::narrow(&stream);
+            Apart::run(snapshot, Way::Out, stream, send)?.watch(cx, 0, None, total)?
+        }
+        Some(_) => {
+            waits(&stream, false, cx)?;
+            let (read, write) = pump::pipe()?;
+            let sending = Apart::run(snapshot, Way::Out, write, send)?;
+            let mut pump = Pump { cx, limit, total, bytes: 0 };
+            let pumped = pump.run(read.as_fd(), stream.as_fd());
+            drop(read);
+            let sent = sending.end();
+            pumped?;
+            (sent?, pump.bytes)
+        }
+    };
+    match sent {
+        Ok(()) => Ok(bytes),
+        Err(error::EPIPE) => Err(pump::left()),
+        Err(errno) => Err(error::of_errno("send", snapshot, errno)),
     }
 }
 
@@ -485,7 +493,8 @@ fn push(
 pub(crate) fn is_empty(cx: &OpContext, dataset: &str, snapshot: &str, flags: Flags) -> Result<bool> {
     let (read, write) = pump::pipe()?;
     let (name, from) = (dataset.to_owned(), snapshot.to_owned());
-    let sending = Apart::run(dataset, move || lzc::send(&name, Some(&from), write.as_fd(), flags, None))?;
+    let send = move |to: &OwnedFd| lzc::send(&name, Some(&from), to.as_fd(), flags, None);
+    let sending = Apart::run(dataset, Way::Out, write, send)?;
     let memory = rustix::fs::memfd_create("compared", rustix::fs::MemfdFlags::CLOEXEC)
         .map_err(|e| Error::unavailable(format!("no memory for a stream: {e}")))?;
     let mut pump = Pump { cx, limit: None, total: None, bytes: 0 };
@@ -501,40 +510,37 @@ pub(crate) fn is_empty(cx: &OpContext, dataset: &str, snapshot: &str, flags: Fla
     Ok(pump.bytes <= 2 * header::BYTES as u64 + u64::from(u32::from_ne_bytes(length)))
 }
 
-/// Reads a stream whose first record has been read: its bytes, and how it went.
+/// Reads a stream whose first record has been read; its bytes.
 fn pull(
     cx: &OpContext,
     snapshot: &str,
     raw: bool,
-    record: &[u8; header::BYTES],
+    record: [u8; header::BYTES],
     stream: Stream,
-) -> Result<(u64, Result<()>)> {
+) -> Result<u64> {
     let stream = stream.into_fd();
-    let (read, write) = pump::pipe()?;
-    pump::put(write.as_fd(), record)?;
-    let name = snapshot.to_owned();
-    let receiving = Apart::run(snapshot, move || lzc::receive(&name, raw, read.as_fd()))?;
-    let mut pump = Pump { cx, limit: None, total: None, bytes: record.len() as u64 };
-    let pumped = pump::beside(|| {
-        let write = write;
-        pump.run(stream.as_fd(), write.as_fd())
-    });
-    let outcome = match (receiving.end(), pumped) {
-        (Ok(Ok(())), _) => {
+    waits(&stream, true, cx)?;
+    let (name, own) = (snapshot.to_owned(), cx.clone());
+    let receive = move |from: &OwnedFd| {
+        let received = lzc::receive(&name, raw, Some(&record), from.as_fd());
+        if received.is_ok() {
             // The kernel is done at the last record, before the sender has seen that it was taken.
-            pump.see_off(stream.as_fd());
-            Ok(())
+            pump::see_off(&own, from.as_fd());
         }
-        // What the kernel says of a stream that we cut short is only what follows from that.
-        (_, Err(stop)) => Err(stop),
-        (Err(stopped), Ok(_)) => Err(stopped),
-        (Ok(Err(errno)), Ok(_)) => Err(error::of_errno("receive", snapshot, errno)),
+        received
     };
-    Ok((pump.bytes, outcome))
+    let before = record.len() as u64;
+    let (received, bytes) = Apart::run(snapshot, Way::In, stream, receive)?.watch(cx, before, None, None)?;
+    received.map_err(|errno| error::of_errno("receive", snapshot, errno))?;
+    Ok(before.saturating_add(bytes))
 }
 
-fn nonblocking(stream: &OwnedFd, cx: &OpContext) -> Result<()> {
+/// Makes calls on a stream wait for the other side, or not.
+fn waits(stream: &OwnedFd, wait: bool, cx: &OpContext) -> Result<()> {
     fcntl_getfl(stream)
-        .and_then(|flags| fcntl_setfl(stream, flags | OFlags::NONBLOCK))
+        .and_then(|mut flags| {
+            flags.set(OFlags::NONBLOCK, !wait);
+            fcntl_setfl(stream, flags)
+        })
         .map_err(|e| Error::invalid(format!("the stream of `{}` cannot be used: {e}", cx.verb())))
 }

@@ -39,6 +39,7 @@ fn main() -> std::process::ExitCode {
         acls_count_on_a_replica_whatever_is_set_above_it,
         a_stream_keeps_to_its_limit,
         a_share_whose_snapshots_count_is_full_with_them,
+        a_stream_keeps_nothing_of_the_server_open,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -455,4 +456,44 @@ async fn a_share_whose_snapshots_count_is_full_with_them() {
         alpha.call(DeleteInstance { instance }).await.unwrap();
         assert_eq!(alpha.left(), Vec::<String>::new());
     }
+}
+
+/// A call that hangs in a stopped pool outlives its process; what it has open does then too.
+async fn a_stream_keeps_nothing_of_the_server_open() {
+    let pair = Pair::new("open", Style::Dr).await;
+    fs::write(pair.alpha.folder(pair.active).join("noise"), noise(13, 4 << 20)).unwrap();
+    let point = pair.alpha.point(pair.active, 1).await;
+    let _socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (from, to) = ((&pair.alpha, pair.active), (&pair.beta, pair.replica));
+    let (send, _) = common::halves(from, to, 1, &point, None).await;
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let looked = async {
+        let open = loop {
+            if let Some(open) = open_in("zfs stream") {
+                break open;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        };
+        // Nobody has read all of it: the call waits, until nobody can.
+        drop(reader);
+        open
+    };
+    let (sent, open) = tokio::join!(pair.alpha.with_stream(send, Some(writer)), looked);
+    assert_eq!(sent.unwrap_err().kind, ErrorKind::Unavailable);
+    assert!(
+        open.iter().any(|name| name.starts_with("pipe:")) && open.iter().any(|name| name == "/dev/zfs"),
+        "{open:?}"
+    );
+    assert!(!open.iter().any(|name| name.starts_with("socket:")), "{open:?}");
+    pair.leaves_nothing().await;
+}
+
+/// What a thread of ours with this name has open, once it has a table of its own.
+fn open_in(name: &str) -> Option<Vec<String>> {
+    let own = |fd: &std::path::Path| Some(fs::read_link(fd).ok()?.to_string_lossy().into_owned());
+    let thread = fs::read_dir("/proc/self/task").unwrap().flatten().map(|task| task.path()).find(|task| {
+        fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name)
+            && fs::read_to_string(task.join("io")).is_ok_and(|io| !io.contains("wchar: 0\n"))
+    })?;
+    Some(fs::read_dir(thread.join("fd")).unwrap().flatten().filter_map(|fd| own(&fd.path())).collect())
 }
