@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "simulation/arbiter.rs"]
+mod arbiter;
 #[path = "simulation/storage.rs"]
 mod storage;
 #[path = "simulation/writable.rs"]

@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::watched::Watched;
 
 /// How fresh a replica is known to be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Freshness {
     /// The active was last known to be unchanged since the replica's newest point at this time.
     pub confirmed_at: Option<Timestamp>,
@@ -21,6 +21,8 @@ pub(crate) struct Freshness {
     pub lag_bytes: Option<u64>,
     /// It holds changes that the active one lacks, as last told: it follows once somebody asks for a resync.
     pub parted: bool,
+    /// Of an active one of a `writable` share: why its users wait, as last told.
+    pub waits: Option<String>,
 }
 
 /// Volatile facts.
@@ -65,7 +67,7 @@ impl Board {
 
     /// How fresh a replica is known to be.
     pub fn freshness(&self, instance: InstanceId) -> Freshness {
-        lock(&self.fresh).get(&instance).copied().unwrap_or_default()
+        lock(&self.fresh).get(&instance).cloned().unwrap_or_default()
     }
 
     /// Changes that.

@@ -35,6 +35,8 @@ pub(crate) struct Core {
     pub queue: Queue,
     /// Keeps two calls that make or release points of one instance from overlapping.
     pub points: Keyed<InstanceId>,
+    /// Keeps two calls that apply the rules of one instance from overtaking each other.
+    pub rules: Keyed<InstanceId>,
     /// Every task of the manager, so that a stop can wait for them.
     pub tasks: TaskTracker,
     /// Content checks that run at once.

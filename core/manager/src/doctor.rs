@@ -32,6 +32,7 @@ impl Core {
         owners(&chart, &mut findings);
         actives(&chart, &mut findings);
         self.unchecked(&chart, &mut findings);
+        self.waiting(&chart, &mut findings);
         self.logs(&chart, &mut findings).await?;
         self.rebuilt(&chart, &mut findings).await?;
         self.usages(&chart, &mut findings).await?;
@@ -192,6 +193,18 @@ impl Core {
 }
 
 impl Core {
+    /// Active sides of `writable` shares whose users wait.
+    fn waiting(&self, chart: &Chart, findings: &mut Vec<Finding>) {
+        for row in chart.instances.iter().filter(|row| row.replica_state == Some(ReplicaState::Active)) {
+            if let Some(why) = self.board.freshness(row.id).waits {
+                findings.push(notice(5, format!("instance {}", row.id), format!(
+                    "it takes no writes, or is not served: {why}. It goes on by itself once it is told so, or sees the other side again: \
+                     mend the link between them, and see that its host reaches this server with the secret of its back end"
+                )));
+            }
+        }
+    }
+
     /// Followers whose content checks never come to their end.
     fn unchecked(&self, chart: &Chart, findings: &mut Vec<Finding>) {
         let is_active = |row: &&Instance| row.replica_state == Some(ReplicaState::Active);
@@ -258,7 +271,8 @@ fn actives(chart: &Chart, findings: &mut Vec<Finding>) {
         chart.instances.iter().filter(|row| row.yields && row.replica_state != Some(ReplicaState::Active))
     {
         findings.push(notice(5, format!("instance {}", row.id),
-            "it lost an arbitration, or was joining the active one; it serves nobody, and does so again by itself once it has followed".into()));
+            "it lost an arbitration, or was joining the active one; it serves nobody, and does so again by itself once it has followed. \
+             Where the one that went on is lost for good, promote this one".into()));
     }
     for row in &chart.instances {
         if let Some(damage) = &row.damage {

@@ -58,6 +58,7 @@ impl Manager {
             settings,
             queue: Queue::default(),
             points: Keyed::default(),
+            rules: Keyed::default(),
             tasks: TaskTracker::new(),
             wake: Notify::new(),
             recovered: AtomicBool::new(false),

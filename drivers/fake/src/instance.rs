@@ -46,6 +46,9 @@ pub(crate) struct Instance {
     /// before somebody says that it goes on alone.
     #[serde(default)]
     pub(crate) paired: bool,
+    /// Of a `writable` resource: the epoch at which it was active when its host went down. It came back as a secondary.
+    #[serde(default)]
+    pub(crate) returns: Option<Epoch>,
     /// Whether it took writes that none of its peers has.
     #[serde(default)]
     pub(crate) own: bool,
@@ -117,6 +120,7 @@ impl Instance {
             peers: BTreeMap::new(),
             up_to_date: role == Role::Active,
             paired: false,
+            returns: None,
             own: false,
             resync_left: 0,
             split_brain: None,
@@ -309,7 +313,7 @@ impl Fake {
     pub(crate) fn remove(&self, sites: &mut Sites, id: InstanceId) -> Outcome<()> {
         let others: Vec<InstanceId> =
             peers::get(sites, id).map_or(Vec::new(), |i| i.peers.keys().copied().collect());
-        let waits: Vec<bool> = others.iter().map(|other| peers::is_suspended(sites, *other)).collect();
+        let waits: Vec<bool> = others.iter().map(|other| peers::waits(sites, *other)).collect();
         let removed = sites.get_mut(&self.config.site).and_then(|site| site.instances.remove(&id));
         for instance in sites.values_mut().flat_map(|site| site.instances.values_mut()) {
             let here = others.iter().position(|other| *other == instance.spec.instance);

@@ -1,6 +1,6 @@
 //! Storage that replicates by itself: links between instances, and what flows over them.
 
-use tandem_sdk::{ConnectPeers, Endpoint, Epoch, Error, InstanceId, Outcome, Result, Role, Style};
+use tandem_sdk::{ConnectPeers, Endpoint, Error, InstanceId, Outcome, Result, Role, Style};
 
 use crate::driver::Fake;
 use crate::instance::{Instance, find};
@@ -46,6 +46,9 @@ impl Fake {
             instance.own = false;
             instance.up_to_date = false;
         }
+        if !call.authoritative {
+            instance.returns = None;
+        }
         match instance.peers.get(&call.peer.instance) {
             Some(authoritative) if *authoritative == call.authoritative => return Ok(Outcome::Unchanged(())),
             Some(_) => {
@@ -67,11 +70,11 @@ impl Fake {
         peer: InstanceId,
     ) -> Result<Outcome<()>> {
         // Who was cut off before waits to be told nevertheless.
-        let suspended = is_suspended(sites, id);
+        let suspended = waits(sites, id);
         let instance = find(sites, &self.config.site, id)?;
         Ok(match instance.peers.remove(&peer) {
             Some(_) => {
-                if instance.role != Role::Active {
+                if instance.role != Role::Active && !returns(instance) {
                     instance.up_to_date = false;
                 }
                 instance.split_brain = None;
@@ -85,7 +88,7 @@ impl Fake {
 
 /// Whether a side that is to follow took writes that its peers lack, as a sentence.
 pub(crate) fn split_brain(instance: &Instance) -> Option<String> {
-    let parted = instance.own && instance.role == Role::Secondary;
+    let parted = instance.own && instance.role == Role::Secondary && !returns(instance);
     parted.then(|| format!("instance {} holds changes that its peers lack", instance.spec.instance))
 }
 
@@ -162,7 +165,8 @@ pub(crate) fn propagate(sites: &mut Sites, site: &str, id: InstanceId) {
             if linked && peer.up_to_date && (follows(peer) || beside) {
                 peer.data.clone_from(&active.data);
                 is_alone = false;
-            } else {
+            } else if linked || !returns(peer) {
+                // One whose host went down does not know what it missed before it is connected.
                 peer.up_to_date = false;
             }
         }
@@ -186,17 +190,34 @@ pub(crate) fn is_suspended(sites: &Sites, id: InstanceId) -> bool {
     !instance.peers.keys().any(fine)
 }
 
-/// The active peer at this epoch that an instance is connected to.
-pub(crate) fn lead_of(sites: &Sites, id: InstanceId, epoch: Epoch) -> Option<InstanceId> {
+/// Whether it takes no writes before it is told to, now or once it is active again.
+pub(crate) fn waits(sites: &Sites, id: InstanceId) -> bool {
+    is_suspended(sites, id) || get(sites, id).is_some_and(|i| i.paired && returns(i))
+}
+
+/// The active peer that an instance is connected to. At which epoch that one is its storage does not know.
+pub(crate) fn lead_of(sites: &Sites, id: InstanceId) -> Option<InstanceId> {
     let peers = get(sites, id)?.peers.keys().copied();
-    let leads =
-        |peer: &InstanceId| get(sites, *peer).is_some_and(|p| p.role == Role::Active && p.epoch == epoch);
+    let leads = |peer: &InstanceId| get(sites, *peer).is_some_and(|p| p.role == Role::Active);
     peers.into_iter().find(|peer| leads(peer) && reaches(sites, id, *peer))
 }
 
-/// Whether both serve at one epoch and tell each other what they write.
+/// Its host goes down: who served beside others comes back as a secondary.
+pub(crate) fn stops(instance: &mut Instance) {
+    if is_writable(instance) && !instance.peers.is_empty() {
+        instance.role = Role::Secondary;
+        instance.returns = Some(instance.epoch);
+    }
+}
+
+/// Whether a secondary was active at the epoch that it has when its host went down.
+pub(crate) fn returns(instance: &Instance) -> bool {
+    instance.role == Role::Secondary && instance.returns == Some(instance.epoch)
+}
+
+/// Whether both serve and tell each other what they write.
 fn is_beside(sites: &Sites, instance: &Instance, peer: InstanceId) -> bool {
-    let joined = |other: &Instance| is_writable(other) && other.paired && other.epoch == instance.epoch;
+    let joined = |other: &Instance| is_writable(other) && other.paired;
     instance.paired && reaches(sites, instance.spec.instance, peer) && get(sites, peer).is_some_and(joined)
 }
 

@@ -129,14 +129,19 @@ impl Fake {
         self.check_promotion(instance, promotion)?;
         let joins =
             instance.style() == Some(Style::Writable) && matches!(promotion, Promotion::Planned { .. });
-        let beside = if joins { peers::lead_of(sites, id, epoch) } else { None };
         let instance = find(sites, &self.config.site, id)?;
-        if joins && !instance.peers.is_empty() && instance.role == Role::Secondary && beside.is_none() {
-            return Err(Error::conflict(format!(
-                "instance {id} is not connected to an active one at epoch {epoch}"
-            )));
+        let returns = joins && peers::returns(instance);
+        // At a higher epoch than the one at which it was active it was decided for it.
+        let alone = returns && instance.epoch < epoch;
+        let beside = if joins && !alone { peers::lead_of(sites, id) } else { None };
+        let instance = find(sites, &self.config.site, id)?;
+        let has_peers = !instance.peers.is_empty();
+        if joins && has_peers && !returns && instance.role == Role::Secondary && beside.is_none() {
+            return Err(Error::conflict(format!("instance {id} is not connected to an active one")));
         }
-        instance.paired = beside.is_some();
+        // One that was active at this epoch asks who goes on where it is cut off.
+        instance.paired = beside.is_some() || (returns && !alone && instance.paired);
+        instance.returns = None;
         instance.epoch = epoch;
         instance.role = Role::Active;
         instance.served = true;
@@ -197,6 +202,7 @@ impl Fake {
             Demotion::Fenced => Role::Fenced,
         };
         if instance.role == role && instance.epoch == epoch {
+            instance.returns = None;
             return Ok(Outcome::Unchanged(self.info(instance)));
         }
         if instance.role == Role::Destination {
@@ -213,6 +219,7 @@ impl Fake {
         instance.epoch = epoch;
         instance.role = role;
         instance.paired = false;
+        instance.returns = None;
         instance.quiesced = false;
         instance.shown = self.config.mode == Mode::Streamed;
         // The call confirms the epoch: it is served as its role says, if that is to be served at all.

@@ -185,7 +185,8 @@ impl World {
         self.state().sites.entry(site.to_owned()).or_default().isolated = isolated;
     }
 
-    /// Switches a site off, or on again. It comes back serving nothing: exports come with `ensure_instance`.
+    /// Switches a site off, or on again. It comes back serving nothing: exports come with `ensure_instance`; and what served
+    /// beside a peer comes back as a secondary, which `promote_replica` makes active again.
     pub fn down(&self, site: &str, down: bool) {
         let mut state = self.state();
         let site = state.sites.entry(site.to_owned()).or_default();
@@ -193,6 +194,7 @@ impl World {
         for instance in site.instances.values_mut() {
             instance.served = false;
             instance.quiesced = false;
+            crate::peers::stops(instance);
         }
     }
 

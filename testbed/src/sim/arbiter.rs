@@ -12,19 +12,26 @@ use super::rng::Rng;
 
 /// Between two claims of a side that waits.
 const AGAIN: Duration = Duration::from_millis(400);
+/// Questions that may be asked once more.
+const OLD: usize = 16;
 
 impl Life<'_> {
-    /// From now on whoever waits asks. Some answers are lost on their way.
+    /// From now on whoever waits asks. Some answers are lost on their way, some come late, and some questions arrive twice.
     pub fn answer_claims(&self, seed: u64) {
         let (world, stage) = (self.sim.world.clone(), Arc::clone(&self.sim.stage));
         let manager = self.manager.clone();
         let mut rng = Rng::new(seed);
         tokio::spawn(async move {
+            let mut old: Vec<Claimant> = Vec::new();
             loop {
                 tokio::time::sleep(AGAIN).await;
                 // All at once, as two kernels do.
-                let asked: Vec<_> = world
-                    .claimants()
+                let mut claimants = world.claimants();
+                let again = rng.pick(&old).filter(|_| rng.chance(3)).cloned();
+                old.extend(claimants.iter().cloned());
+                old.drain(..old.len().saturating_sub(OLD));
+                claimants.extend(again);
+                let asked: Vec<_> = claimants
                     .into_iter()
                     .map(|claimant| tokio::spawn(ask(manager.clone(), claimant)))
                     .collect();
@@ -34,7 +41,13 @@ impl Life<'_> {
                     stage
                         .say(&format!("{} of {} goes on at epoch {epoch}", claimant.instance, claimant.site));
                     stage.won(claimant.resource, claimant.epoch, claimant.instance);
-                    if !rng.chance(20) {
+                    if rng.chance(20) {
+                        let (world, late) = (world.clone(), Duration::from_millis(rng.below(20_000)));
+                        tokio::spawn(async move {
+                            tokio::time::sleep(late).await;
+                            world.goes_on(&claimant, epoch);
+                        });
+                    } else if !rng.chance(20) {
                         world.goes_on(&claimant, epoch);
                     }
                 }

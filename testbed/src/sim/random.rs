@@ -43,6 +43,8 @@ fn run_as(seed: u64, mut rng: Rng, transport: Transport, style: Style) -> Run {
     let sim = Sim::new(Config { seed, transport, twice, jitter: true, moves: !seed.is_multiple_of(4) });
     sim.stage.say(&format!("seed {seed}: {} {} twice={twice}", transport.word(), style.as_str()));
     let mut checks = Rng::new(seed ^ 0x7665_7269_6679);
+    // Older seeds give what they gave.
+    let mut more = Rng::new(seed ^ 0x6d6f_7265);
     let mut share_type = None;
     let mut left = 12 + rng.below(20);
     let rested = loop {
@@ -64,6 +66,7 @@ fn run_as(seed: u64, mut rng: Rng, transport: Transport, style: Style) -> Run {
                 left -= 1;
                 if writable {
                     part(life, &mut rng).await;
+                    strain(life, &mut more).await;
                 }
                 act(life, &mut rng, share_type).await;
                 // The others are as they were before there was such a thing.
@@ -114,6 +117,46 @@ async fn part(life: &Life<'_>, rng: &mut Rng) {
         let rows = life.sim.rows.instances(&query).await.expect("the store answers").items;
         if let Some(row) = rng.pick(&rows) {
             say(life, "delete any replica", life.manager.delete_replica(&admin(), row.id, false).await);
+        }
+    }
+}
+
+/// Now and then both hosts of two sides go down, one of them for longer; or what is asked of a share meets sides that are cut
+/// off from each other.
+async fn strain(life: &Life<'_>, rng: &mut Rng) {
+    if rng.chance(6) {
+        for site in [SITES[0], SITES[1]] {
+            life.sim.world.down(site, true);
+            life.stage().returns(site, 15 + rng.below(90));
+            life.stage().say(&format!("{site} goes down"));
+        }
+    }
+    if !rng.chance(20) {
+        return;
+    }
+    let shares = life.sim.rows.shares(&ShareQuery::default()).await.expect("the store answers").items;
+    let Some(share) = rng.pick(&shares) else { return };
+    life.stage().cut(SITES[0], SITES[1], 1 + rng.below(60));
+    let (manager, caller) = (&life.manager, admin());
+    match rng.below(6) {
+        0 | 1 => say(life, "extend", manager.extend_share(&caller, share.id, share.size_gb + 1).await),
+        2 => say(life, "allow", life.ask_rule(share.id, &format!("10.1.0.{}", rng.below(4))).await),
+        3 => {
+            // Alone, and cut off from who was removed by force, it moves.
+            let query = InstanceQuery { share_id: Some(share.id), ..InstanceQuery::default() };
+            let rows = life.sim.rows.instances(&query).await.expect("the store answers").items;
+            for row in rows.iter().skip(1) {
+                say(life, "delete a replica", manager.delete_replica(&caller, row.id, true).await);
+            }
+            life.sleep(Duration::from_millis(rng.below(3000))).await;
+            say(life, "migrate", manager.migrate(&caller, share.id, migration(rng)).await);
+        }
+        _ => {
+            let query = InstanceQuery { share_id: Some(share.id), ..InstanceQuery::default() };
+            let rows = life.sim.rows.instances(&query).await.expect("the store answers").items;
+            if let Some(row) = rng.pick(&rows) {
+                say(life, "promote any", manager.promote_replica(&caller, row.id, None).await);
+            }
         }
     }
 }

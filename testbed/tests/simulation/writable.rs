@@ -59,7 +59,7 @@ fn random_runs_keep_every_law() {
 }
 
 /// A share with two active instances, and a manager at rest before and after `work`.
-fn with_pair(work: impl AsyncFnOnce(&Life<'_>, ResourceId, [InstanceId; 2])) {
+pub(super) fn with_pair(work: impl AsyncFnOnce(&Life<'_>, ResourceId, [InstanceId; 2])) {
     let sim =
         Sim::new(Config { seed: 1, transport: Transport::Storage, twice: false, jitter: false, moves: true });
     let rested = sim.life(async |life| {
@@ -75,19 +75,19 @@ fn with_pair(work: impl AsyncFnOnce(&Life<'_>, ResourceId, [InstanceId; 2])) {
     assert_eq!(sim.stage.problems(), Vec::<String>::new());
 }
 
-async fn row(life: &Life<'_>, id: InstanceId) -> Instance {
+pub(super) async fn row(life: &Life<'_>, id: InstanceId) -> Instance {
     life.sim.rows.instance(id).await.unwrap().unwrap()
 }
 
-fn write(life: &Life<'_>, site: &str, id: InstanceId) -> bool {
+pub(super) fn write(life: &Life<'_>, site: &str, id: InstanceId) -> bool {
     life.stage().clients(|clients, world| clients.write(world, site, id, 30))
 }
 
-async fn claim(life: &Life<'_>, share: ResourceId, id: InstanceId, epoch: u64) -> Verdict {
+pub(super) async fn claim(life: &Life<'_>, share: ResourceId, id: InstanceId, epoch: u64) -> Verdict {
     life.manager.claim(share, id, Epoch(epoch)).await.unwrap()
 }
 
-fn won(epoch: u64) -> Verdict {
+pub(super) fn won(epoch: u64) -> Verdict {
     Verdict::Won { epoch: Epoch(epoch) }
 }
 

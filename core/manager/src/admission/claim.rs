@@ -6,13 +6,13 @@
 
 use tandem_contract::{Epoch, InstanceId, ReplicaState, ResourceId, Style};
 
-use super::new_op;
+use super::{admit_sync, new_op};
 use crate::chores::Chore;
 use crate::core::Core;
 use crate::denied::Denied;
 use crate::draft::Draft;
 use crate::face::Verdict;
-use crate::model::{Arbitration, Instance, InstanceStatus, Intent, Part};
+use crate::model::{Arbitration, Instance, InstanceStatus, Intent, Part, TaskState};
 use crate::oplog::{Effect, Ending, Event};
 
 impl Core {
@@ -51,21 +51,71 @@ fn claim(draft: &mut Draft, share: ResourceId, id: InstanceId, epoch: Epoch) -> 
         return Ok(Verdict::Lost { why });
     }
     let won = epoch.next();
+    decide(draft, id, epoch, won);
+    Ok(Verdict::Won { epoch: won })
+}
+
+/// One goes on at this epoch; every other active one has lost.
+fn decide(draft: &mut Draft, winner: InstanceId, before: Epoch, won: Epoch) {
     let mut effects = vec![Effect::Epoch { epoch: won }];
-    for other in draft.instances.iter_mut().filter(|i| i.id != id && is_active(i)) {
-        other.yields = true;
-        other.exports.clear();
-        other.reason = Some(format!(
-            "it was cut off from instance {id}, which goes on at epoch {won}; it follows again by itself once both can be reached"
-        ));
+    for other in draft.instances.iter_mut().filter(|i| i.id != winner && is_active(i)) {
+        loses(
+            other,
+            format!(
+                "it was cut off from instance {winner}, which goes on at epoch {won}; it follows again by itself once both can \
+                 be reached"
+            ),
+        );
         effects.push(Effect::ReplicaState { instance: other.id, state: Some(ReplicaState::OutOfSync) });
     }
     if let Some(row) = &mut draft.share {
-        row.arbitration = Some(Arbitration { winner: id, before: epoch, epoch: won, at: draft.now });
+        row.arbitration = Some(Arbitration { winner, before, epoch: won, at: draft.now });
     }
-    let op = draft.admit(new_op(), Intent::Arbitrate { instance: id, epoch: won }, effects, None);
+    let op = draft.admit(new_op(), Intent::Arbitrate { instance: winner, epoch: won }, effects, None);
     draft.append(op, Event::Finished { ending: Ending::Done, error: None }, Vec::new(), None);
-    Ok(Verdict::Won { epoch: won })
+}
+
+fn loses(row: &mut Instance, why: String) {
+    row.yields = true;
+    row.exports.clear();
+    row.reason = Some(why);
+}
+
+/// Lets an active side go on alone at its share's epoch, which is newer than its own: a promotion past it was given up, or it
+/// won and was not told. Answers why it may not: then another one does, and it follows.
+pub(crate) fn appoint(draft: &mut Draft, id: InstanceId, from: Epoch) -> Option<String> {
+    let Some(share) = &draft.share else { return Some("the share is gone".into()) };
+    let (now, standing) = (share.epoch, share.arbitration.filter(|a| a.epoch == share.epoch));
+    if standing.is_some_and(|a| a.winner == id) {
+        return None;
+    }
+    if draft.instance(id).is_none_or(|row| !is_active(row) || row.yields) {
+        return Some(format!("instance {id} is no active replica any more; it follows the one that is"));
+    }
+    let mut others = draft.instances.iter().filter(|i| i.id != id && is_active(i)).peekable();
+    if let Some(other) = others.clone().find(|other| other.epoch >= now) {
+        let why = format!("instance {} serves at epoch {now}; it follows that one", other.id);
+        step_out(draft, id, why.clone());
+        return Some(why);
+    }
+    if others.peek().is_some() {
+        decide(draft, id, from, now);
+    }
+    None
+}
+
+/// An active side that does not serve, while another one does, follows that one again. What it holds alone was acknowledged to
+/// nobody: to be told to go on without the other it would have had to ask.
+pub(crate) fn step_out(draft: &mut Draft, id: InstanceId, why: String) {
+    let Some(row) = draft.instance_mut(id) else { return };
+    loses(row, why.clone());
+    let replica_state = Some(ReplicaState::OutOfSync);
+    let intent = Intent::Observed { instance: id, status: None, replica_state, reason: Some(why) };
+    let effects = vec![Effect::ReplicaState { instance: id, state: replica_state }];
+    let op = draft.admit(new_op(), intent, effects, None);
+    draft.append(op, Event::Finished { ending: Ending::Done, error: None }, Vec::new(), None);
+    // It is there.
+    let _ = admit_sync(draft, id, None, None);
 }
 
 fn is_active(row: &Instance) -> bool {
@@ -85,10 +135,14 @@ fn refusal(draft: &Draft, claimer: &Instance, epoch: Epoch, now: Epoch) -> Optio
     if claimer.status == InstanceStatus::Error && others().any(|i| i.status != InstanceStatus::Error) {
         return Some("it is in error, and another active replica is not".into());
     }
+    let switches = draft.share.as_ref().and_then(|s| s.task_state.as_deref()).and_then(TaskState::parse)
+        == Some(TaskState::Completing);
     let against = |intent: &Intent| match intent {
-        Intent::Promote { instance, .. } => *instance != id,
         Intent::DeleteReplica { instance, .. } | Intent::Fence { instance } => *instance == id,
         Intent::DeleteShare { .. } => true,
+        // Its destination may be about to serve.
+        Intent::Migrate { .. } => switches,
+        // A promotion past it raises the epoch: whichever is first in the database.
         _ => false,
     };
     let op = draft.unfinished().into_iter().find(|op| against(&op.intent))?;

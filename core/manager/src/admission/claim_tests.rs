@@ -169,7 +169,6 @@ fn who_asks_and_may_not_is_told_why() {
     let [own, other] = SIDES;
     for intent in [
         Intent::DeleteReplica { instance: own, force: false },
-        Intent::Promote { instance: other, quiesce_wait_seconds: None },
         Intent::Fence { instance: own },
         Intent::DeleteShare { force: false },
     ] {
@@ -181,7 +180,7 @@ fn who_asks_and_may_not_is_told_why() {
             .contains("in error")
     );
     assert!(refused(&|draft| draft.share.as_mut().unwrap().epoch = Epoch(4)).contains("at epoch 4"));
-    // These decide nothing about who serves.
+    // These decide nothing about who serves, or by the epoch.
     let mut draft = draft(Some(Style::Writable));
     draft.admit(new_op(), Intent::DeleteReplica { instance: other, force: false }, Vec::new(), None);
     draft.admit(
@@ -190,6 +189,10 @@ fn who_asks_and_may_not_is_told_why() {
         Vec::new(),
         None,
     );
+    let epoch = Some(Epoch(1));
+    let promote = Intent::Promote { instance: other, quiesce_wait_seconds: None, epoch };
+    draft.admit(new_op(), promote, Vec::new(), None);
+    draft.admit(new_op(), Intent::Resize { from_gb: 1, to_gb: 2 }, Vec::new(), None);
     assert_eq!(ask(&mut draft, 0, 1), won(2));
 }
 
@@ -202,4 +205,51 @@ fn only_sides_of_a_writable_share_are_heard() {
     let mut draft = draft(Some(Style::Writable));
     let nobody = InstanceId(Uuid::nil());
     assert_eq!(claim(&mut draft, SHARE, nobody, Epoch(1)), Err(Denied::NoInstance(nobody)));
+}
+
+#[test]
+fn of_two_that_a_given_up_promotion_left_behind_one_goes_on() {
+    let mut draft = draft(Some(Style::Writable));
+    draft.share.as_mut().unwrap().epoch = Epoch(3);
+    assert!(matches!(ask(&mut draft, 0, 1), Verdict::Lost { .. }));
+    assert_eq!(appoint(&mut draft, SIDES[1], Epoch(1)), None);
+    let lost = draft.instance(SIDES[0]).unwrap();
+    assert_eq!((lost.replica_state, lost.yields), (Some(ReplicaState::OutOfSync), true));
+    for _ in 0..2 {
+        assert!(appoint(&mut draft, SIDES[0], Epoch(1)).is_some());
+        assert_eq!(appoint(&mut draft, SIDES[1], Epoch(1)), None, "told once more");
+    }
+    assert_eq!(ask(&mut draft, 1, 1), won(3), "so is its kernel");
+    assert!(matches!(ask(&mut draft, 0, 1), Verdict::Lost { .. }));
+}
+
+#[test]
+fn who_is_behind_one_that_serves_follows_it() {
+    let mut draft = draft(Some(Style::Writable));
+    draft.share.as_mut().unwrap().epoch = Epoch(3);
+    draft.instance_mut(SIDES[1]).unwrap().epoch = Epoch(3);
+    assert!(appoint(&mut draft, SIDES[0], Epoch(1)).unwrap().contains("serves at epoch 3"));
+    let lost = draft.instance(SIDES[0]).unwrap();
+    assert_eq!((lost.replica_state, lost.yields), (Some(ReplicaState::OutOfSync), true));
+    assert!(draft.unfinished().iter().any(|op| op.intent.kind() == "sync"));
+}
+
+#[test]
+fn while_a_migration_switches_nobody_is_told_to_go_on() {
+    for (state, wins) in [(TaskState::DriverInProgress, true), (TaskState::Completing, false)] {
+        let mut draft = draft(Some(Style::Writable));
+        draft.share.as_mut().unwrap().task_state = Some(state.as_str().to_owned());
+        let request = crate::model::MigrationRequest {
+            kind: tandem_contract::ResourceKind::Share,
+            host: "h@b".into(),
+            host_assisted: false,
+            needs: crate::model::Needs::default(),
+            new_type: None,
+            replicates: false,
+            at_once: true,
+        };
+        let intent = Intent::Migrate { source: SIDES[0], destination: InstanceId(Uuid::nil()), request };
+        draft.admit(new_op(), intent, Vec::new(), None);
+        assert_eq!(ask(&mut draft, 0, 1) == won(2), wins, "{state}");
+    }
 }

@@ -10,6 +10,7 @@ mod replica;
 mod share;
 mod types;
 
+pub(crate) use claim::{appoint, step_out};
 pub(crate) use replica::{admit_sync, admit_verify};
 
 use tandem_contract::{InstanceId, OpId, ReplicaState, ResourceId};

@@ -217,7 +217,9 @@ fn promote(
     // A promotion makes its own last sync, and continues what a preempted one had carried.
     draft.preempt(|op| matches!(op.intent, Intent::Sync { .. }));
     let set = vec![Effect::Status { instance: id, status: InstanceStatus::ReplicationChange }];
-    Ok(draft.admit(new_op(), Intent::Promote { instance: id, quiesce_wait_seconds: wait }, set, Some(caller)))
+    let epoch = draft.share.as_ref().map(|share| share.epoch);
+    let intent = Intent::Promote { instance: id, quiesce_wait_seconds: wait, epoch };
+    Ok(draft.admit(new_op(), intent, set, Some(caller)))
 }
 
 /// Admits a sync unless one is waiting or running for that instance. One that nobody asked for gives up nothing, and

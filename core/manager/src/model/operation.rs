@@ -54,6 +54,9 @@ pub enum Intent {
         instance: InstanceId,
         /// Seconds to let users settle.
         quiesce_wait_seconds: Option<u64>,
+        /// The share's epoch when it was asked for: where somebody was told to go on since, nobody is gone past.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<Epoch>,
     },
     /// Compare what a replica holds with what the active one holds, by reading both again.
     Verify {

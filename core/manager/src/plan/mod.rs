@@ -15,6 +15,7 @@ pub(crate) mod tests;
 mod world;
 
 pub(crate) use migration::{Approach, approach, instead};
+pub(crate) use replication::overtaken;
 pub(crate) use world::{
     Link, Sides, World, by_storage, can_quiesce, common_form, common_format, newest_common,
 };
@@ -279,9 +280,15 @@ impl Step {
 }
 
 /// Whether a failure of this step is only remarked: [`Step::is_soft`], and what turns the replication round after a
-/// promotion, which a sync does as well.
-pub(crate) const fn is_soft(intent: &Intent, step: &Step) -> bool {
-    step.is_soft() || matches!((intent, step), (Intent::Promote { .. }, Step::Connect { .. }))
+/// promotion, which a sync does as well. Who is to serve beside others does not before its rules hold.
+pub(crate) fn is_soft(intent: &Intent, steps: &[Step], n: usize) -> bool {
+    let joins = |step: &Step| matches!(step, Step::Join { .. });
+    if steps.get(n + 1).is_some_and(joins) {
+        return false;
+    }
+    let turns = |step: &Step| matches!((intent, step), (Intent::Promote { .. }, Step::Connect { .. }));
+    let joined = steps.iter().any(joins);
+    steps.get(n).is_some_and(|step| step.is_soft() || (turns(step) && !joined))
 }
 
 /// The steps of an operation.
@@ -298,8 +305,8 @@ pub(crate) fn plan(intent: &Intent, world: &World<'_>) -> Result<Vec<Step>, Erro
         Intent::CreateReplica { instance, .. } => replication::create(world, *instance),
         Intent::DeleteReplica { instance, .. } => replication::delete(world, *instance),
         Intent::Sync { instance, point, asked } => replication::sync(world, *instance, *point, *asked),
-        Intent::Promote { instance, quiesce_wait_seconds } => {
-            replication::promote(world, *instance, *quiesce_wait_seconds)
+        Intent::Promote { instance, quiesce_wait_seconds, epoch } => {
+            replication::promote(world, *instance, *quiesce_wait_seconds, *epoch)
         }
         Intent::Verify { instance, .. } => replication::verify(world, *instance),
         Intent::Fence { instance } => replication::fence(world, *instance),

@@ -1,10 +1,13 @@
 //! Plans of replication.
 
-use tandem_contract::{Demotion, Error, InstanceId, PointId, ReplicaState, Role};
+use tandem_contract::{Demotion, Epoch, Error, InstanceId, PointId, ReplicaState, Role};
 
 use super::{Link, Step, World, common_form, newest_common};
 use crate::draft::holds_back;
-use crate::model::Instance;
+use crate::model::{Instance, Part};
+
+/// Bytes in a GiB.
+const GIB: u64 = 1 << 30;
 
 pub(super) fn create(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>, Error> {
     let active = world.active().ok_or_else(no_active)?.id;
@@ -34,7 +37,6 @@ pub(super) fn delete(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step
     if world.instance(instance).is_none_or(|i| i.pool.is_none()) {
         return Ok(Vec::new());
     }
-    let is_active = |i: &Instance| i.replica_state == Some(ReplicaState::Active);
     let mut others = world.instances.iter().filter(|i| i.id != instance);
     if world.instance(instance).is_some_and(is_active) && !others.any(Instance::stays_active) {
         return Err(Error::conflict(
@@ -72,7 +74,6 @@ pub(super) fn sync(
     asked: bool,
 ) -> Result<Vec<Step>, Error> {
     let active = world.active().ok_or_else(no_active)?;
-    let is_active = |i: &Instance| i.replica_state == Some(ReplicaState::Active);
     if active.id == instance || world.instance(instance).is_some_and(is_active) {
         // It was promoted since the sync was asked for.
         return Err(Error::cancelled("it is an active replica now, which follows nobody"));
@@ -86,15 +87,23 @@ pub(super) fn sync(
         }
     }
     let mut steps = Vec::new();
-    if world.seen(instance).is_some_and(|seen| seen.role != Role::Secondary) && !world.has_joined(instance) {
-        // Rules may have changed while it was away.
-        steps.extend([Step::Demote { instance, to: Demotion::Secondary }, Step::ApplyAccess { instance }]);
+    // One that is to give up what it has is no active one before.
+    let stays = world.has_joined(instance) && !asked;
+    if world.seen(instance).is_some_and(|seen| seen.role != Role::Secondary) && !stays {
+        steps.push(Step::Demote { instance, to: Demotion::Secondary });
+        if !world.is_writable() {
+            // Rules may have changed while it was away.
+            steps.push(Step::ApplyAccess { instance });
+        }
+    }
+    if world.is_writable() {
+        steps.extend(size_of(world, active.id, instance));
+        steps.extend([Step::Connect { instance }, Step::AwaitUpToDate { instance }]);
+        steps.extend([Step::ApplyAccess { instance }, Step::Join { instance }]);
+        return Ok(steps);
     }
     if world.by_storage(active.id) {
         steps.extend([Step::Connect { instance }, Step::AwaitUpToDate { instance }]);
-        if world.is_writable() {
-            steps.push(Step::Join { instance });
-        }
         return Ok(steps);
     }
     // What is damaged may hold that very point, and is to be carried again nevertheless.
@@ -108,6 +117,27 @@ pub(super) fn sync(
         Step::ReleasePoints,
     ]);
     Ok(steps)
+}
+
+/// Who was not active while its share grew or shrank gets its size before it follows.
+fn size_of(world: &World<'_>, active: InstanceId, instance: InstanceId) -> Option<Step> {
+    let [wanted, has] = [active, instance].map(|id| world.seen(id).map(|seen| seen.size_bytes));
+    let (wanted, has) = wanted.zip(has)?;
+    let can = world.capabilities.get(&instance)?;
+    let able = if wanted > has { can.extend } else { can.shrink };
+    (wanted != has && able).then_some(Step::Resize { instance, size_gb: wanted / GIB })
+}
+
+fn is_active(row: &Instance) -> bool {
+    row.replica_state == Some(ReplicaState::Active)
+}
+
+/// Why a promotion does not go past the active ones although they cannot be asked.
+pub(crate) fn overtaken(epoch: Epoch) -> Error {
+    Error::conflict(format!(
+        "another replica was told to go on since this was asked for (the share is at epoch {epoch} now); to go past that one as \
+         well, ask once more"
+    ))
 }
 
 /// Whether a replica holds the point and went past it: it followed one that is active no more, and only a newer point
@@ -135,24 +165,31 @@ pub(super) fn promote(
     world: &World<'_>,
     instance: InstanceId,
     wait_seconds: Option<u64>,
+    asked_at: Option<Epoch>,
 ) -> Result<Vec<Step>, Error> {
-    if world.is_writable()
-        && world.instance(instance).is_some_and(|i| i.replica_state == Some(ReplicaState::Active))
-    {
-        return Ok(Vec::new());
-    }
     if let Some(why) = world.away(instance) {
         return Err(Error::unavailable(format!("replica {instance} cannot be asked: {why}")));
     }
-    if let Some(old) = world.active()
-        && let Some(Link::Faulty(error)) = world.links.get(&old.id)
+    let serves = |id| world.seen(id).is_some_and(|seen| seen.role == Role::Active);
+    if world.is_writable() && world.instance(instance).is_some_and(is_active) && serves(instance) {
+        return Ok(Vec::new());
+    }
+    let actives = || world.instances.iter().filter(|i| is_active(i) && i.part == Part::Whole);
+    if let Some(Link::Faulty(error)) =
+        actives().find_map(|old| world.links.get(&old.id).filter(|link| matches!(link, Link::Faulty(_))))
     {
         // It may be serving its users: going past it by force could lose what they write.
         return Err(error.clone());
     }
-    let old = match world.active() {
-        Some(old) if old.id != instance && world.away(old.id).is_none() => old.id,
-        _ => {
+    let returns = world.is_writable() && world.instance(instance).is_some_and(is_active);
+    // Of sides that were active when their hosts went down none serves before it was told so.
+    let leads = |old: &&Instance| world.away(old.id).is_none() && (!returns || serves(old.id));
+    let old = match actives().find(|old| old.id != instance && leads(old)) {
+        Some(old) => old.id,
+        None if world.is_writable() && asked_at.is_some_and(|asked| asked != world.epoch) => {
+            return Err(overtaken(world.epoch));
+        }
+        None => {
             return Ok(vec![
                 Step::RaiseEpoch,
                 Step::Promote { instance, forced: true },
@@ -161,6 +198,12 @@ pub(super) fn promote(
         }
     };
     if world.is_writable() {
+        if returns {
+            return Err(Error::conflict(format!(
+                "replica {instance} is active by its row, and not on its storage, while replica {old} can be asked; it follows \
+                 that one by itself"
+            )));
+        }
         // It becomes active beside the other one, which goes on.
         return sync(world, instance, None, true);
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_contract::{EnsureInstance, Error, ErrorKind, ListInstances, OpId, Pools, ReplicaState};
+use tandem_contract::{EnsureInstance, Error, ErrorKind, ListInstances, OpId, Pools, ReplicaState, Style};
 use tandem_host::CallContext;
 use uuid::Uuid;
 
@@ -134,7 +134,12 @@ async fn ensure(core: &SharedCore, slot: &Arc<Slot>, row: &Instance) -> Result<(
         let call = EnsureInstance { instance: row.id, epoch: share.epoch };
         let served = backend.call(&cx(core), call).await?.into_inner();
         // Rows are changed by operations only: users are told where it is by a repair.
-        if served.exports.iter().any(|at| row.exports.iter().all(|known| known.path != at.path)) {
+        let unknown = served.exports.iter().any(|at| row.exports.iter().all(|known| known.path != at.path));
+        // Its host came back, and with it a secondary.
+        let idle = share.replication == Some(Style::Writable)
+            && row.replica_state == Some(ReplicaState::Active)
+            && served.exports.is_empty();
+        if unknown || idle {
             core.board.chores.note(Chore::Repair(row.id), core.clock.now());
         }
     }

@@ -387,7 +387,7 @@ fn behind(active: &Result<ReplicaReport, Error>, own: &Result<ReplicaReport, Err
 }
 
 /// What is said of a replica that went on by itself, with where the active one stands.
-fn parted(how: &str, active: &Result<ReplicaReport, Error>) -> String {
+pub(super) fn parted(how: &str, active: &Result<ReplicaReport, Error>) -> String {
     match active.as_ref().ok().and_then(|active| active.position.as_ref()) {
         Some(position) => format!("{how}. The active one is at {position}"),
         None => how.to_owned(),

@@ -1,36 +1,70 @@
-//! Looks at shares whose instances are all active: who is not joins again, and who does not serve as its row says is
-//! repaired.
+//! Looks at shares whose instances are all active: who is not joins again, who does not serve while another one does follows
+//! it, and who does not serve as its row says is repaired.
 
-use tandem_contract::{ReplicaReport, ReplicaState, Style};
+use std::collections::HashMap;
 
-use super::sync::{failure, follows, is_busy, observed, report};
-use crate::admission::admit_sync;
+use tandem_contract::{Error, Health, InstanceId, ReplicaReport, ReplicaState, Style};
+
+use super::sync::{failure, follows, is_busy, observed, parted, report};
+use crate::admission::{admit_sync, step_out};
 use crate::chores::Chore;
 use crate::core::SharedCore;
 use crate::denied::Denied;
-use crate::draft::{active_beside, active_of};
-use crate::model::{Instance, InstanceStatus, Share};
+use crate::draft::active_beside;
+use crate::model::{Instance, InstanceStatus, Part, Share};
 use crate::store::Family;
+
+type Reports = HashMap<InstanceId, Result<ReplicaReport, Error>>;
 
 /// Looks at one share.
 pub(super) async fn look(core: &SharedCore, share: &Share, family: &Family) -> Result<(), Denied> {
     debug_assert_eq!(share.replication, Some(Style::Writable));
-    let Some(lead) = active_of(&family.instances) else { return Ok(()) };
-    let leads = report(core, lead, share.epoch).await;
-    for row in family.instances.iter().filter(|row| follows(row) && !is_busy(family, row)) {
-        let own = if row.id == lead.id { leads.clone() } else { report(core, row, share.epoch).await };
-        if let Some(why) = failure(&own) {
-            broken(core, family, row, why).await?;
-        } else if row.replica_state == Some(ReplicaState::Active) {
-            let idle = own.as_ref().is_ok_and(|own| own.state != ReplicaState::Active);
-            if idle || row.epoch < share.epoch {
-                core.board.chores.note(Chore::Repair(row.id), core.clock.now());
-            }
-        } else if let (Ok(own), true) = (own, leads.is_ok() && lead.epoch == share.epoch) {
-            join(core, row, own).await?;
+    let mut reports = Reports::new();
+    for row in family.instances.iter().filter(|row| row.pool.is_some() && row.part == Part::Whole) {
+        if is_active(row) || (follows(row) && !is_busy(family, row)) {
+            reports.insert(row.id, report(core, row, share.epoch).await);
         }
     }
+    let leads = |row: &&Instance| {
+        is_active(row) && row.epoch == share.epoch && reports.get(&row.id).is_some_and(serves)
+    };
+    let lead = family.instances.iter().find(leads);
+    for row in family.instances.iter().filter(|row| follows(row) && !is_busy(family, row)) {
+        let Some(own) = reports.get(&row.id) else { continue };
+        core.board.set_freshness(row.id, |f| f.waits = waits(row, own));
+        if let Some(why) = failure(own) {
+            broken(core, family, row, why).await?;
+        } else if is_active(row) {
+            active(core, share, row, own, lead).await?;
+        } else if let (Ok(own), Some(lead)) = (own, lead) {
+            join(core, row, own, reports.get(&lead.id)).await?;
+        }
+    }
+    if lead.is_none() {
+        hurry(core, family);
+    }
     Ok(())
+}
+
+fn is_active(row: &Instance) -> bool {
+    row.replica_state == Some(ReplicaState::Active)
+}
+
+fn serves(report: &Result<ReplicaReport, Error>) -> bool {
+    report
+        .as_ref()
+        .is_ok_and(|own| own.state == ReplicaState::Active && !matches!(own.health, Health::Failed { .. }))
+}
+
+/// Why the users of an active one wait, where they do.
+fn waits(row: &Instance, own: &Result<ReplicaReport, Error>) -> Option<String> {
+    match own.as_ref().ok().filter(|_| is_active(row))? {
+        ReplicaReport { health: Health::Degraded { reason }, .. } => Some(reason.clone()),
+        own if own.state != ReplicaState::Active => {
+            Some(row.reason.clone().unwrap_or_else(|| "its storage does not serve it".into()))
+        }
+        _ => None,
+    }
 }
 
 /// One that does not serve is no active one while another is.
@@ -41,16 +75,71 @@ async fn broken(core: &SharedCore, family: &Family, row: &Instance, why: String)
     observed(core, row, Some(InstanceStatus::Error), None, Some(why)).await
 }
 
+/// An active one that its storage does not serve follows the one that serves, or is brought to serve where none does.
+async fn active(
+    core: &SharedCore,
+    share: &Share,
+    row: &Instance,
+    own: &Result<ReplicaReport, Error>,
+    lead: Option<&Instance>,
+) -> Result<(), Denied> {
+    let Ok(own) = own else { return Ok(()) };
+    let other = lead.filter(|lead| lead.id != row.id);
+    let split = own.split_brain.as_ref().zip(other);
+    core.board.set_freshness(row.id, |f| f.parted = split.is_some());
+    if let Some((how, _)) = split {
+        return observed(core, row, None, Some(ReplicaState::Error), Some(how.clone())).await;
+    }
+    let idle = own.state != ReplicaState::Active;
+    match other {
+        Some(other) if idle => {
+            let why = format!("it was not served any more; it follows instance {} again by itself", other.id);
+            core.change(share.id, |draft| {
+                let is = |id, state| draft.instance(id).is_some_and(|i| i.replica_state == state);
+                let as_seen = draft.share.as_ref().is_some_and(|now| now.epoch == share.epoch)
+                    && is(other.id, Some(ReplicaState::Active))
+                    && is(row.id, row.replica_state);
+                if as_seen {
+                    step_out(draft, row.id, why.clone());
+                }
+                Ok(())
+            })
+            .await
+        }
+        _ => {
+            if idle || row.epoch < share.epoch {
+                core.board.chores.note(Chore::Repair(row.id), core.clock.now());
+            }
+            Ok(())
+        }
+    }
+}
+
 /// It follows, and serves again once it is up to date; unless it holds what somebody has to decide about.
-async fn join(core: &SharedCore, row: &Instance, own: ReplicaReport) -> Result<(), Denied> {
-    let parted = own.split_brain.filter(|_| !row.yields);
+async fn join(
+    core: &SharedCore,
+    row: &Instance,
+    own: &ReplicaReport,
+    lead: Option<&Result<ReplicaReport, Error>>,
+) -> Result<(), Denied> {
+    let split = own.split_brain.as_ref().filter(|_| !row.yields);
     core.board.set_freshness(row.id, |f| {
         f.lag_bytes = own.lag_bytes;
-        f.parted = parted.is_some();
+        f.parted = split.is_some();
     });
-    match parted {
-        Some(_) if row.replica_state == Some(ReplicaState::Error) => Ok(()),
-        Some(how) => observed(core, row, None, Some(ReplicaState::Error), Some(how)).await,
-        None => core.change(row.share_id, |draft| admit_sync(draft, row.id, None, None).map(drop)).await,
+    match (split, lead) {
+        (Some(_), _) if row.replica_state == Some(ReplicaState::Error) => Ok(()),
+        (Some(how), Some(lead)) => {
+            observed(core, row, None, Some(ReplicaState::Error), Some(parted(how, lead))).await
+        }
+        (Some(how), None) => observed(core, row, None, Some(ReplicaState::Error), Some(how.clone())).await,
+        (None, _) => core.change(row.share_id, |draft| admit_sync(draft, row.id, None, None).map(drop)).await,
+    }
+}
+
+/// Nobody serves: what was tried before is tried again now, for something may have changed.
+fn hurry(core: &SharedCore, family: &Family) {
+    for row in family.instances.iter().filter(|row| is_active(row)) {
+        core.board.chores.hurry(Chore::Repair(row.id), core.clock.now());
     }
 }

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_contract::{Error, ErrorKind, OpId, PointId, ResourceId, Retry};
+use tandem_contract::{Error, ErrorKind, OpId, PointId, ReplicaState, ResourceId, Retry};
 use tokio_util::sync::CancellationToken;
 
 use crate::chores::Chore;
@@ -20,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::core::SharedCore;
 use crate::denied::Denied;
 use crate::draft::Draft;
-use crate::model::{Intent, OpStatus};
+use crate::model::{Intent, OpStatus, Part};
 use crate::oplog::{Effect, Ending, Event, OpState};
 use crate::plan::{self, Link, Sides, Step, World};
 use crate::queue::Claim;
@@ -96,8 +96,18 @@ impl Run {
     pub async fn record(
         &mut self,
         event: Event,
-        mut rows: impl FnMut(&mut Draft) -> Vec<Effect>,
+        rows: impl FnMut(&mut Draft) -> Vec<Effect>,
     ) -> Result<(), Denied> {
+        self.record_unless(event, |_| None, rows).await.map(drop)
+    }
+
+    /// The same unless something stands against it in that very commit. Answers what.
+    async fn record_unless(
+        &mut self,
+        event: Event,
+        unless: impl Fn(&Draft) -> Option<Error>,
+        mut rows: impl FnMut(&mut Draft) -> Vec<Effect>,
+    ) -> Result<Option<Error>, Denied> {
         loop {
             let (op_id, before) = (self.op, self.state.clone());
             let written = self
@@ -111,17 +121,21 @@ impl Run {
                     if op.seq != before.seq {
                         return Ok(None);
                     }
+                    if let Some(against) = unless(draft) {
+                        return Ok(Some(Err(against)));
+                    }
                     let after = before.clone().next(&event).map_err(|e| Denied::Invalid(e.to_string()))?;
                     let effects = rows(draft);
                     draft.append(op, event.clone(), effects, Some(&before));
-                    Ok(Some(after))
+                    Ok(Some(Ok(after)))
                 })
                 .await?;
             match written {
-                Some(after) => {
+                Some(Ok(after)) => {
                     self.state = after;
-                    return Ok(());
+                    return Ok(None);
                 }
+                Some(Err(against)) => return Ok(Some(against)),
                 None => self.reload().await?,
             }
         }
@@ -161,8 +175,11 @@ impl Run {
             return links;
         };
         let is_sync = matches!(intent, Intent::Sync { .. } | Intent::Verify { .. });
-        let active = crate::draft::active_of(&family.instances).map(|a| a.id);
-        for row in family.instances.iter().filter(|i| i.id == *instance || Some(i.id) == active) {
+        let first = crate::draft::active_of(&family.instances).map(|a| a.id);
+        let is_active = |i: &crate::model::Instance| {
+            Some(i.id) == first || (i.part == Part::Whole && i.replica_state == Some(ReplicaState::Active))
+        };
+        for row in family.instances.iter().filter(|i| i.id == *instance || is_active(i)) {
             let link = match self.observe(row).await {
                 Ok(seen) => Link::Seen(seen.map(Box::new)),
                 // One call that got no answer may have met a busy driver whose users are served: only a back end that
@@ -232,7 +249,10 @@ impl Run {
                         resumed_bytes: done.resumed_bytes,
                         remark: done.remark.clone(),
                     };
-                    return self.record(event, |draft| (done.rows)(draft)).await;
+                    match self.record_unless(event, &done.unless, |draft| (done.rows)(draft)).await? {
+                        Some(against) => against,
+                        None => return Ok(()),
+                    }
                 }
                 Err(error) => error,
             };
@@ -324,7 +344,9 @@ impl Run {
         }
         // A soft step that was stopped takes everything back while that is possible; past that, only its own work is left.
         let stopped = error.kind == ErrorKind::Cancelled && self.may_turn_back();
-        if self.state.started && (self.forced() || (plan::is_soft(&self.intent(), &step) && !stopped)) {
+        if self.state.started
+            && (self.forced() || (plan::is_soft(&self.intent(), &self.state.steps, n) && !stopped))
+        {
             tracing::warn!(op = %self.op, step = n, %error, "A step failed; the operation goes on without it.");
             let remark = Some(error.to_string());
             let event = Event::StepDone { step: n, bytes: None, resumed_bytes: None, remark };

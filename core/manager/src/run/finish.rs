@@ -108,6 +108,11 @@ fn set(
         }
         Intent::Promote { instance, .. } => {
             note(draft, *instance, done, reason);
+            let writable = draft.share.as_ref().is_some_and(|s| s.replication == Some(Style::Writable));
+            if done && writable {
+                // It may have been passed over while its share grew.
+                core.board.chores.note(Chore::Repair(*instance), draft.now);
+            }
             if !done && let Some(active) = draft.active() {
                 // It was away, and may be active at an epoch before the one that was raised for the promotion.
                 core.board.chores.note(Chore::Repair(active.id), draft.now);

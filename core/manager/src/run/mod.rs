@@ -10,6 +10,7 @@ mod rules;
 pub(crate) use rules::mark;
 mod steps;
 mod verify;
+mod writable;
 
 use std::sync::Arc;
 use std::time::Duration;

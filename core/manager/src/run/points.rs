@@ -355,7 +355,7 @@ fn arrived(
         bytes: Some(bytes),
         resumed_bytes: (resumed_bytes > 0).then_some(resumed_bytes),
         remark,
-        rows: Box::new(move |draft| {
+        ..Done::with(move |draft| {
             if let Some(info) = &info {
                 set_exports(draft, dest, info);
             }
@@ -365,7 +365,7 @@ fn arrived(
                 (row.damage, row.damaged_at) = (None, None);
             }
             Vec::new()
-        }),
+        })
     }
 }
 

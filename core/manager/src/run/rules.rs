@@ -11,14 +11,15 @@ use crate::plan::Step;
 /// A step starts: the task it is part of shows so, and the rules it will apply or remove are marked, so that those which come later are told apart.
 pub(crate) fn mark(draft: &mut Draft, step: &Step) -> Vec<Effect> {
     super::migration::mark(draft, step);
-    if let Step::Join { instance } = step {
-        // From now on both may serve: the winner of an earlier arbitration has to ask again, as everybody does.
-        if let Some(share) = &mut draft.share {
-            share.arbitration = None;
+    match step {
+        Step::Join { instance } => super::writable::joining(draft, *instance),
+        Step::Promote { instance, .. } => {
+            // Whatever its answer, it may take writes from now on, which nobody gives up unasked.
+            if let Some(row) = draft.instance_mut(*instance) {
+                row.yields = false;
+            }
         }
-        if let Some(row) = draft.instance_mut(*instance) {
-            row.yields = true;
-        }
+        _ => {}
     }
     if let Step::ApplyAccess { instance } | Step::Grant { instance } = step {
         for rule in &mut draft.rules {

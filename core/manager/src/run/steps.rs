@@ -35,12 +35,16 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// Rows and statuses that follow from a step that ended well.
 pub(super) type Rows = Box<dyn Fn(&mut Draft) -> Vec<Effect> + Send + Sync>;
 
+/// Why a step that ended well is not put on record after all: something else came first.
+pub(super) type Unless = Box<dyn Fn(&Draft) -> Option<Error> + Send + Sync>;
+
 /// A step that ended well.
 pub(super) struct Done {
     pub bytes: Option<u64>,
     pub resumed_bytes: Option<u64>,
     pub remark: Option<String>,
     pub rows: Rows,
+    pub unless: Unless,
 }
 
 impl Done {
@@ -49,7 +53,13 @@ impl Done {
     }
 
     pub fn with(rows: impl Fn(&mut Draft) -> Vec<Effect> + Send + Sync + 'static) -> Self {
-        Self { bytes: None, resumed_bytes: None, remark: None, rows: Box::new(rows) }
+        Self {
+            bytes: None,
+            resumed_bytes: None,
+            remark: None,
+            rows: Box::new(rows),
+            unless: Box::new(|_| None),
+        }
     }
 }
 
@@ -196,9 +206,7 @@ impl Run {
                 self.ask(&backend, ResumeWrites { instance: *instance, epoch: scene.share.epoch }).await?;
                 Ok(Done::nothing())
             }
-            Step::RaiseEpoch => Ok(Done::with(|draft| {
-                draft.share.as_ref().map(|s| Effect::Epoch { epoch: s.epoch.next() }).into_iter().collect()
-            })),
+            Step::RaiseEpoch => Ok(self.raise_epoch()),
             Step::Demote { instance, to } => self.demote(&scene, *instance, *to).await,
             Step::Promote { instance, forced } => self.promote(&scene, *instance, *forced).await,
             Step::Join { instance } => self.join(&scene, *instance).await,
@@ -219,7 +227,13 @@ impl Run {
             Step::Grant { instance } => self.grant(&scene, *instance).await,
             Step::Switch { source, instance } => self.switch(&scene, *source, *instance).await,
             Step::Resize { instance, size_gb } => {
-                let backend = self.core.backends.of(scene.row(*instance)?).await?;
+                let row = scene.row(*instance)?;
+                if matches!(self.intent(), Intent::Resize { .. })
+                    && let Some(remark) = self.told(&scene, row).await?
+                {
+                    return Ok(Done { remark: Some(remark), ..Done::nothing() });
+                }
+                let backend = self.core.backends.of(row).await?;
                 let size_bytes = size_gb.saturating_mul(GIB);
                 let verb = ResizeInstance { instance: *instance, epoch: scene.share.epoch, size_bytes };
                 self.ask(&backend, verb).await?;
@@ -335,8 +349,11 @@ impl Run {
     }
 
     pub(super) async fn access(&self, scene: &Scene, id: InstanceId) -> Result<(Done, AccessReport), Error> {
+        let backend = self.core.backends.of(scene.row(id)?).await?;
+        // A sync applies rules beside a change of them: whichever comes later has the newer ones.
+        let _one = self.core.rules.lock(id).await;
+        let scene = self.scene().await?;
         let row = scene.row(id)?;
-        let backend = self.core.backends.of(row).await?;
         let access = AccessSpec {
             rules: super::rules::wanted(&scene.family.rules),
             read_only: row.cast_rules_to_readonly,
@@ -450,34 +467,6 @@ impl Run {
         Ok(Done { remark, ..Done::with(rows) })
     }
 
-    /// Serves users beside the active one. Who lost an arbitration meanwhile is at an older epoch: it follows first.
-    async fn join(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
-        let (row, epoch) = (scene.row(id)?, scene.share.epoch);
-        let backend = self.core.backends.of(row).await?;
-        let seen = there(self.observe(row).await?, id)?;
-        if seen.role == Role::Active && seen.epoch < epoch {
-            return Err(Error::conflict(format!(
-                "instance {id} served at epoch {} and lost an arbitration; it is to follow first",
-                seen.epoch
-            )));
-        }
-        let promotion = Promotion::Planned { point: None };
-        let info = self.ask(&backend, PromoteReplica { instance: id, epoch, promotion }).await?.into_inner();
-        Ok(Done::with(move |draft| {
-            // Decided against it meanwhile.
-            if draft.share.as_ref().is_none_or(|share| share.epoch != epoch) {
-                return Vec::new();
-            }
-            set_exports(draft, id, &info);
-            let Some(row) = draft.instance_mut(id) else { return Vec::new() };
-            row.epoch = epoch;
-            row.cast_rules_to_readonly = false;
-            (row.fenced, row.unfenced, row.yields) = (false, false, false);
-            row.reason = None;
-            vec![Effect::ReplicaState { instance: id, state: Some(ReplicaState::Active) }]
-        }))
-    }
-
     /// The new side of a promotion that is being undone, where it could not be demoted: it may be serving its users.
     fn not_taken_back(&self, family: &Family) -> Option<InstanceId> {
         let undo = self.state.steps.get(self.state.undo_from?..self.state.next)?;
@@ -500,11 +489,17 @@ impl Run {
             self.end_old_move(scene, id).await?;
         }
         let seen = there(self.observe(row).await?, id)?;
+        let writable = scene.share.replication == Some(Style::Writable);
+        // One that waits to be told who goes on would be told so by a newer epoch.
+        let serves = seen.role == Role::Active && !(writable && seen.epoch < epoch);
         if is_active
-            && seen.role != Role::Active
+            && !serves
             && let Some(other) = holds_back(&scene.family.instances, row)
         {
             return Err(waits_for(other));
+        }
+        if is_active {
+            self.settle(&scene.share, id, &seen).await?;
         }
         // Active at an older epoch: a promotion that was given up has raised it meanwhile.
         if is_active && (seen.role != Role::Active || seen.epoch < epoch) {

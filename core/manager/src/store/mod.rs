@@ -151,7 +151,8 @@ pub trait Store: Send + Sync + 'static {
     /// Removes finished `sync` operations that ended before `before`, with their logs, except the newest of each
     /// instance. Answers how many.
     async fn prune(&self, before: Timestamp) -> Result<u64>;
-    /// Every share that has an instance which is not active: what the schedule of syncs looks after.
+    /// Every share that has an instance which is not active, or all of whose instances are to be: what the schedule of syncs looks
+    /// after.
     async fn following(&self) -> Result<Vec<ResourceId>>;
     /// Bytes promised to instances on each pool (`host@backend#pool`), by the sizes of their shares.
     async fn promised(&self) -> Result<Vec<(String, u64)>>;

@@ -142,7 +142,8 @@ async fn an_older_schema_is_brought_up_to_date() {
                     CREATE INDEX instances_following ON instances (replica_state, share_id); \
                     DROP TRIGGER instance_placed; DROP TRIGGER instance_gone; \
                     DROP TRIGGER instance_moved; DROP TRIGGER share_made; DROP TRIGGER share_gone; \
-                    DROP TRIGGER share_resized; DROP INDEX shares_replicating;";
+                    DROP TRIGGER share_resized; DROP INDEX shares_replicating; \
+                    DROP INDEX shares_writable;";
         sqlx::raw_sql(back).execute(&mut other).await.unwrap();
     }
     let store = SqliteStore::open(&path).await.unwrap();

@@ -19,6 +19,9 @@ list! {
     27 "a writable replica that is up to date becomes active beside the other, at its epoch" StorageWritable joins;
     27 "a writable replica that is not connected does not become active" StorageWritable stays_out;
     27 "a writable side is taken out of service, and joins again" StorageWritable joins_again;
+    27 "a writable side that leaves in order keeps nobody waiting" StorageWritable leaves;
+    27 "a writable side at a higher epoch goes on, and the other joins it there" StorageWritable goes_on;
+    27 "a writable side that has seen a higher epoch does not join at an older one" StorageWritable joins_no_more;
     1 "connect_peers and disconnect_peers repeat as unchanged" Storage repeats;
     2 "connecting the other way round is a conflict" Storage conflicts;
     6 "a stale epoch is refused by connect_peers" Storage stale;
@@ -176,6 +179,58 @@ async fn joins_again(scene: Scene) -> Check {
     up_to_date(&scene, &pair).await?;
     changed("`promote_replica` once more", scene.there.call(beside(&pair)).await)?;
     roles_are(&scene, &pair, [Role::Active, Role::Active]).await
+}
+
+/// Both sides active.
+async fn joined(scene: &Scene) -> Check<Pair> {
+    let pair = writable(scene).await?;
+    up_to_date(scene, &pair).await?;
+    changed("`promote_replica`", scene.there.call(beside(&pair)).await)?;
+    Ok(pair)
+}
+
+async fn leaves(scene: Scene) -> Check {
+    let pair = joined(&scene).await?;
+    let (old, instance, epoch) = (pair.active.instance, pair.replica.instance, pair.epoch);
+    let out = scene.there.call(DemoteReplica { instance, epoch, to: Demotion::Secondary }).await;
+    changed("`demote_replica`", out)?;
+    let content = sample(30);
+    let can_see = scene.fill(&scene.here, old, epoch, &content).await?;
+    for (side, instance, peer) in [(&scene.here, old, instance), (&scene.there, instance, old)] {
+        changed("`disconnect_peers`", side.call(DisconnectPeers { instance, peer }).await)?;
+    }
+    roles_are(&scene, &pair, [Role::Active, Role::Secondary]).await?;
+    let expected = if can_see { content } else { Content::new() };
+    scene.holds(&scene.here, old, epoch, &expected).await
+}
+
+async fn goes_on(scene: Scene) -> Check {
+    let pair = joined(&scene).await?;
+    let (first, other, epoch) = (pair.active.instance, pair.replica.instance, pair.epoch.next());
+    let promotion = Promotion::Planned { point: None };
+    let on = PromoteReplica { instance: first, epoch, promotion };
+    changed("`promote_replica` at a higher epoch", scene.here.call(on.clone()).await)?;
+    unchanged("the repeat of it", scene.here.call(on).await)?;
+    let content = sample(30);
+    let can_see = scene.fill(&scene.here, first, epoch, &content).await?;
+    let out = scene.there.call(DemoteReplica { instance: other, epoch, to: Demotion::Secondary }).await;
+    changed("`demote_replica` of the other one", out)?;
+    let pair = Pair { epoch, ..pair };
+    roles_are(&scene, &pair, [Role::Active, Role::Secondary]).await?;
+    up_to_date(&scene, &pair).await?;
+    changed("`promote_replica` of the other one", scene.there.call(beside(&pair)).await)?;
+    roles_are(&scene, &pair, [Role::Active, Role::Active]).await?;
+    let expected = if can_see { content } else { Content::new() };
+    scene.holds(&scene.there, other, epoch, &expected).await
+}
+
+async fn joins_no_more(scene: Scene) -> Check {
+    let pair = joined(&scene).await?;
+    let (instance, epoch) = (pair.replica.instance, pair.epoch.next());
+    let out = scene.there.call(DemoteReplica { instance, epoch, to: Demotion::Secondary }).await;
+    changed("`demote_replica` at a higher epoch", out)?;
+    let answer = scene.there.call(beside(&pair)).await;
+    refused("`promote_replica` at the epoch before", answer, &[ErrorKind::StaleEpoch]).map(drop)
 }
 
 async fn not_up_to_date(scene: Scene) -> Check {

@@ -173,6 +173,8 @@ impl Store for MemoryStore {
                 |i: &&Instance| i.replica_state.is_some_and(|s| s != tandem_contract::ReplicaState::Active);
             let mut all: Vec<ResourceId> =
                 state.instances.values().filter(follows).map(|i| i.share_id).collect();
+            let writable = |s: &&crate::model::Share| s.replication == Some(tandem_contract::Style::Writable);
+            all.extend(state.shares.values().filter(writable).map(|s| s.id));
             all.sort();
             all.dedup();
             all

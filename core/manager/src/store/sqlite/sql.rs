@@ -32,8 +32,10 @@ pub(super) const FAMILY: &str = "\
     ) ORDER BY kind, at, id";
 
 pub(super) const FOLLOWING: &str = "\
-    SELECT DISTINCT share_id FROM instances INDEXED BY instances_following \
-    WHERE replica_state IN ('in_sync', 'out_of_sync', 'error') ORDER BY share_id";
+    SELECT share_id FROM instances INDEXED BY instances_following \
+    WHERE replica_state IN ('in_sync', 'out_of_sync', 'error') \
+    UNION SELECT id FROM shares INDEXED BY shares_writable WHERE json_extract(doc, '$.replication') = 'writable' \
+    ORDER BY 1";
 
 /// GiB promised on each pool, as the triggers keep them.
 pub(super) const PROMISED: &str = "SELECT host, gib FROM promised WHERE gib > 0 ORDER BY host";
