@@ -8,6 +8,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,8 +65,10 @@ pub(crate) fn write<T: Serialize>(path: &Path, what: &T) -> io::Result<()> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(folder)?;
     fs::set_permissions(folder, Permissions::from_mode(0o700))?;
-    // The driver and the program may write at one time.
-    let draft = path.with_extension(format!("{}.new", std::process::id()));
+    // The driver, in several calls, and the program may write at one time.
+    static DRAFTS: AtomicU64 = AtomicU64::new(0);
+    let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
+    let draft = path.with_extension(format!("{}-{number}.new", std::process::id()));
     let mut file = File::options().write(true).create(true).truncate(true).open(&draft)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
     file.write_all(&serde_json::to_vec(what)?)?;

@@ -122,12 +122,15 @@ impl<T: Send + 'static> Apart<T> {
         }
     }
 
-    /// Ends a call that waits for the other side of its stream, and waits until it has ended.
-    fn stop(&self) -> Result<()> {
+    /// Ends a call that waits for the other side of its stream, and waits until it has ended: its answer.
+    ///
+    /// # Errors
+    /// As [`end`](Self::end).
+    pub(crate) fn stop(&self) -> Result<T> {
         loop {
             self.interrupt();
-            if self.wait(AGAIN)?.is_some() {
-                return Ok(());
+            if let Some((answer, _)) = self.wait(AGAIN)? {
+                return Ok(answer);
             }
         }
     }
@@ -155,24 +158,31 @@ fn own(stream: RawFd, begins: &SyncSender<(Pid, bool)>) -> OwnedFd {
     // open here too.
     let apart = unsafe { unshare_unsafe(UnshareFlags::FILES) }.is_ok();
     if apart {
-        let mut kept = [&[0, 1, 2, stream], lzc::devices()].concat();
-        kept.sort_unstable();
-        close_between(&kept);
+        close_all_but([&[0, 1, 2, stream], lzc::devices()].concat());
     }
     let _ = begins.send((gettid(), apart));
     // SAFETY: in its own table it is this thread's; in a shared one whoever started it has let go of it.
     unsafe { OwnedFd::from_raw_fd(stream) }
 }
 
-/// Closes all descriptors of this thread but `kept`, which are sorted. Before Linux 5.9, which has no such call, nothing.
+/// Closes all descriptors of this thread but `kept`.
 #[allow(unsafe_code, reason = "no safe binding")]
-fn close_between(kept: &[RawFd]) {
+fn close_all_but(mut kept: Vec<RawFd>) {
+    kept.sort_unstable();
     let bounds = kept.iter().map(|fd| fd.unsigned_abs());
     let firsts = bounds.clone().map(|fd| fd + 1);
-    let lasts = bounds.skip(1).map(|fd| fd - 1).chain([u32::MAX]);
-    for (first, last) in firsts.zip(lasts).filter(|(first, last)| first <= last) {
-        // SAFETY: nothing in this thread uses a descriptor that is not kept.
-        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    let lasts = bounds.skip(1).map(|fd| fd.saturating_sub(1)).chain([u32::MAX]);
+    let mut between = firsts.zip(lasts).filter(|(first, last)| first <= last);
+    // SAFETY: nothing in this thread uses a descriptor that is not kept.
+    if between.all(|(first, last)| unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0) {
+        return;
+    }
+    // Before Linux 5.9 there is no such call.
+    let open = fs::read_dir("/proc/thread-self/fd").into_iter().flatten().flatten();
+    let open: Vec<RawFd> = open.filter_map(|fd| fd.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| !kept.contains(fd)) {
+        // SAFETY: as above; that of the folder itself is closed by now.
+        unsafe { libc::close(fd) };
     }
 }
 

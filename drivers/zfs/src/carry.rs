@@ -279,7 +279,9 @@ fn carry(cx: &OpContext, leg: Leg, before: u64, total: Option<u64>) -> Result<u6
         lzc::receive(&leg.target, leg.flags.raw, None, from.as_fd())
     })?;
     let sent = sending.watch(cx, before, Some(&target), total);
-    match (receiving.end(), sent) {
+    // A sender that hangs in a pool that stopped keeps its end of the pipe open.
+    let received = if sent.is_ok() { receiving.end() } else { receiving.stop() };
+    match (received, sent) {
         // The kernel says so once it has seen the last record, and proven every one of them.
         (Ok(Ok(())), sent) => Ok(sent.map_or(0, |(_, bytes)| bytes)),
         (_, Err(stop)) => Err(stop),

@@ -69,13 +69,20 @@ impl Inner {
         record_of(image)?;
         let forced = matches!(call.promotion, Promotion::Forced { .. });
         if image.meta.role == Role::Active {
+            let status = self.status(cx, call.instance).await?;
+            if forced && rose && status.is_some_and(|status| status.is_suspended) {
+                // With the epoch: a call that was interrupted after that finds that it is to go on alone.
+                image.meta.record = Some(super::record::Record { peer: None, ..record_of(image)? });
+            }
             self.save(cx, image).await?;
             if forced {
                 // Where it was interrupted.
                 self.stack_up(cx, image).await?;
+                self.arm(cx, image).await?;
                 self.set_primary(cx, image, true, true).await?;
             }
-            if rose {
+            let alone = forced && record_of(image)?.peer.is_none();
+            if rose || alone {
                 self.go_on(cx, image, forced).await?;
             }
             let served = self.serve(cx, image).await?;
@@ -96,6 +103,10 @@ impl Inner {
         self.arm(cx, image).await?;
         // By force the kernel starts a generation of its own: should the other side have gone on, both know.
         self.set_primary(cx, image, true, forced).await?;
+        if forced {
+            // It was held back when it was told to step down.
+            self.go_on(cx, image, true).await?;
+        }
         // The other side may have grown what lies below the file system, and not come to that.
         let large = self.status(cx, call.instance).await?.unwrap_or_default().size_kib.saturating_mul(2);
         image.meta.growing |= large >= super::stack::sectors(image.meta.size_bytes);

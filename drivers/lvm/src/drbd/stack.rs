@@ -225,6 +225,8 @@ impl Inner {
             Role::Active => {
                 let up = self.stack_up(cx, image).await?;
                 self.require_newest(cx, image).await?;
+                // A promotion may have been interrupted before it came to that.
+                self.arm(cx, image).await?;
                 Ok(self.set_primary(cx, image, true, false).await? || up)
             }
             Role::Secondary => {
