@@ -47,6 +47,11 @@ impl Chores {
         self.all().entry(chore).or_insert(Due { at: now, pause: FIRST_PAUSE });
     }
 
+    /// Notes a chore whose earlier tries say nothing any more: due at once, and its pauses begin anew.
+    pub fn anew(&self, chore: Chore, now: Timestamp) {
+        self.all().insert(chore, Due { at: now, pause: FIRST_PAUSE });
+    }
+
     /// What a chore waited for has ended: it is due at once, where it was noted.
     pub fn hurry(&self, chore: Chore, now: Timestamp) {
         if let Some(due) = self.all().get_mut(&chore) {

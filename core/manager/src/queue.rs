@@ -55,7 +55,9 @@ impl Queue {
                 Some(entry) => entry.op.clone_from(op),
                 None => {
                     let (cancel, proceed) = (CancellationToken::new(), CancellationToken::new());
-                    entries.push(Entry { op: op.clone(), cancel, proceed, running: false })
+                    entries.push(Entry { op: op.clone(), cancel, proceed, running: false });
+                    // What a start finds again comes before what was admitted meanwhile.
+                    entries.sort_by_key(|e| (e.op.created_at, e.op.id));
                 }
             }
             if let Some(entry) = entries.iter().find(|e| e.op.id == op.id) {

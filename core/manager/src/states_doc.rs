@@ -275,6 +275,7 @@ fn plans(page: &mut String) {
             sides: Some(sides(name)),
             style: name.contains("writable").then_some(Style::Writable),
             epoch: Epoch(1),
+            size_gb: 0,
             new_points: [1, 2, 3, 4].map(|n| PointId(Uuid::from_u128(n))),
         };
         let steps = plan::plan(&intent, &world).expect("a plan");

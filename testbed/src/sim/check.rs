@@ -123,7 +123,10 @@ fn of_share(sim: &Sim, family: &Family, seen: &BTreeMap<InstanceId, Inspected>, 
             say(format!("{} was verified, and {:?} of it are rotten", row.id, there.rotten));
         }
         // A resize that ended in error is a person's to look at, and says so.
-        if active.status == InstanceStatus::Available && there.size_bytes < source.size_bytes && !row.fenced {
+        // Who lost gets its size when it follows.
+        let follows = !writable || row.replica_state == Some(ReplicaState::Active);
+        let smaller = there.size_bytes < source.size_bytes && !row.fenced && follows;
+        if active.status == InstanceStatus::Available && smaller {
             say(format!("{} is smaller than the active one", row.id));
         }
     }

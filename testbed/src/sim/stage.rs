@@ -241,9 +241,7 @@ impl Stage {
 
     /// A site is without power for so many seconds more.
     pub fn returns(&self, site: &str, seconds: u64) {
-        let mut inner = self.lock();
-        let at = inner.now().plus(Duration::from_secs(seconds));
-        inner.returns.push((at, site.to_owned(), true));
+        self.lock().powers(site, seconds);
     }
 
     /// The link between two sites is cut for so many seconds.
@@ -522,6 +520,13 @@ impl Inner {
         }
     }
 
+    /// A site has power again in so many seconds, and not before: an absence is long enough to be noticed.
+    fn powers(&mut self, site: &str, seconds: u64) {
+        let at = self.now().plus(Duration::from_secs(seconds));
+        self.returns.retain(|(earlier, of, power)| !(*power && of == site && *earlier < at));
+        self.returns.push((at, site.to_owned(), true));
+    }
+
     fn strike(&mut self, what: What, site: &str, verb: &str, instance: Option<InstanceId>, world: &World) {
         let now = self.now();
         let injected = |kind| Error::new(kind, format!("simulated: `{verb}` fails"));
@@ -553,7 +558,7 @@ impl Inner {
             }
             What::Off(seconds) => {
                 world.down(site, true);
-                self.returns.push((now.plus(Duration::from_secs(seconds)), site.to_owned(), true));
+                self.powers(site, seconds);
             }
             _ => {}
         }

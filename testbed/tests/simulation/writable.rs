@@ -35,7 +35,13 @@ matrix! {
 
 /// Seeds that failed once. They are run for ever.
 const FAILED_ONCE: &[u64] = &[
-    31, // who had lost served for a moment while it was deleted
+    31,   // who had lost served for a moment while it was deleted
+    1281, // a back end came up, and what it keeps was served only after the pauses of before
+    1755, // who had lost was promoted by force, and kept the size from before its share grew
+    3743, // a rule that was asked for while a change of rules began was passed over
+    5018, // who joined got the size of growth that had failed
+    7906, // what a migration filled was deleted although it switched
+    5572, // after a start a change of rules overtook one from before
 ];
 /// How many random runs there are, unless `SIM_RUNS` says otherwise.
 const RUNS: u64 = 30;

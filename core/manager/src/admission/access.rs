@@ -142,7 +142,10 @@ pub(crate) fn admit_update(draft: &mut Draft, caller: Option<&Caller>) {
         .unfinished()
         .iter()
         .any(|op| op.intent == Intent::UpdateAccess && op.status == OpStatus::Accepted);
-    if !waits {
+    if waits {
+        // It may begin at this very moment, and read the rules before this one is written.
+        draft.touch();
+    } else {
         draft.admit(new_op(), Intent::UpdateAccess, Vec::new(), caller);
     }
 }

@@ -181,9 +181,12 @@ fn delete_leftover(
     id: InstanceId,
     force: bool,
 ) -> Result<Option<Operation>, Denied> {
-    let owned = draft.unfinished().into_iter().find(|op| op.intent.concerns(id) && !op.cancel);
+    let migrates = |op: &Operation| matches!(op.intent, Intent::Migrate { .. });
+    // One that is to end may yet switch: what it fills would be the share.
+    let owned =
+        draft.unfinished().into_iter().find(|op| op.intent.concerns(id) && (!op.cancel || migrates(op)));
     match owned {
-        Some(op) if matches!(op.intent, Intent::Migrate { .. }) => {
+        Some(op) if migrates(&op) => {
             return Err(Denied::Invalid(format!(
                 "instance {id} belongs to a migration that runs; cancel that instead"
             )));

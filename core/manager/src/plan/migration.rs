@@ -7,7 +7,7 @@
 use tandem_contract::{Compatibility, Error, InstanceId};
 
 use super::{Sides, Step, World};
-use crate::model::MigrationRequest;
+use crate::model::{MigrationRequest, Part};
 
 /// How a resource goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,9 +204,10 @@ pub(super) fn undo(source: InstanceId, instance: InstanceId, steps: &[Step], fai
     undo
 }
 
-pub(super) fn release(world: &World<'_>, instance: InstanceId) -> Vec<Step> {
-    if world.instance(instance).is_none_or(|i| i.pool.is_none()) {
-        return Vec::new();
+pub(super) fn release(world: &World<'_>, instance: InstanceId) -> Result<Vec<Step>, Error> {
+    let Some(row) = world.instance(instance).filter(|i| i.pool.is_some()) else { return Ok(Vec::new()) };
+    if row.part == Part::Whole {
+        return Err(Error::cancelled("it is what the share's users reach now"));
     }
-    vec![Step::Detach { instance }, Step::DeleteInstance { instance }]
+    Ok(vec![Step::Detach { instance }, Step::DeleteInstance { instance }])
 }

@@ -57,6 +57,7 @@ fn in_world<T>(sides: Sides, ask: impl FnOnce(&World<'_>) -> T) -> T {
         sides: Some(sides),
         style: None,
         epoch: tandem_contract::Epoch(1),
+        size_gb: 0,
         new_points: [10, 11, 12, 13].map(|n| PointId(Uuid::from_u128(n))),
     };
     ask(&world)

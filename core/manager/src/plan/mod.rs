@@ -313,7 +313,7 @@ pub(crate) fn plan(intent: &Intent, world: &World<'_>) -> Result<Vec<Step>, Erro
         Intent::Migrate { source, destination, request } => {
             migration::migrate(world, *source, *destination, request)
         }
-        Intent::Release { instance, .. } => Ok(migration::release(world, *instance)),
+        Intent::Release { instance, .. } => migration::release(world, *instance),
         Intent::Reset { .. }
         | Intent::ResetTask { .. }
         | Intent::Observed { .. }

@@ -97,7 +97,7 @@ pub(super) fn sync(
         }
     }
     if world.is_writable() {
-        steps.extend(size_of(world, active.id, instance));
+        steps.extend(size_of(world, instance));
         steps.extend([Step::Connect { instance }, Step::AwaitUpToDate { instance }]);
         steps.extend([Step::ApplyAccess { instance }, Step::Join { instance }]);
         return Ok(steps);
@@ -120,12 +120,11 @@ pub(super) fn sync(
 }
 
 /// Who was not active while its share grew or shrank gets its size before it follows.
-fn size_of(world: &World<'_>, active: InstanceId, instance: InstanceId) -> Option<Step> {
-    let [wanted, has] = [active, instance].map(|id| world.seen(id).map(|seen| seen.size_bytes));
-    let (wanted, has) = wanted.zip(has)?;
+fn size_of(world: &World<'_>, instance: InstanceId) -> Option<Step> {
+    let (wanted, has) = (world.size_gb.saturating_mul(GIB), world.seen(instance)?.size_bytes);
     let can = world.capabilities.get(&instance)?;
     let able = if wanted > has { can.extend } else { can.shrink };
-    (wanted != has && able).then_some(Step::Resize { instance, size_gb: wanted / GIB })
+    (wanted != has && able).then_some(Step::Resize { instance, size_gb: world.size_gb })
 }
 
 fn is_active(row: &Instance) -> bool {

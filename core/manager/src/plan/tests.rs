@@ -114,6 +114,7 @@ pub(super) fn with_world<T>(
         sides: None,
         style: None,
         epoch: Epoch(1),
+        size_gb: 0,
         new_points,
     })
 }
@@ -219,6 +220,7 @@ fn a_cut_transfer_is_continued_with_its_point() {
         sides: None,
         style: None,
         epoch: Epoch(1),
+        size_gb: 0,
         new_points,
     };
     let steps = plan(&Intent::Sync { instance: NEW, asked: true, point: None }, &world).unwrap();
@@ -246,6 +248,7 @@ fn a_replica_that_went_past_the_point_gets_a_newer_one() {
             sides: None,
             style: None,
             epoch: Epoch(1),
+            size_gb: 0,
             new_points,
         };
         plan(&Intent::Sync { instance: NEW, asked: false, point: Some(point) }, &world).unwrap().remove(0)

@@ -47,6 +47,8 @@ pub(crate) struct World<'a> {
     pub style: Option<Style>,
     /// The share's epoch.
     pub epoch: Epoch,
+    /// The share's size in GiB.
+    pub size_gb: u64,
     /// Names for new points, so that a plan is the same for the same world.
     pub new_points: [PointId; 4],
 }

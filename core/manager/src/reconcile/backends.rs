@@ -95,7 +95,7 @@ async fn serve_again(core: &SharedCore, slot: &Arc<Slot>) {
                 tracing::warn!(instance = %row.id, backend = name, %error, "An instance could not be served again.");
                 // What is not there cannot be repaired; the doctor names it.
                 if error.kind != ErrorKind::NotFound {
-                    core.board.chores.note(Chore::Repair(row.id), core.clock.now());
+                    core.board.chores.anew(Chore::Repair(row.id), core.clock.now());
                 }
             }
         }

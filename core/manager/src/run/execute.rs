@@ -155,7 +155,17 @@ impl Run {
             _ => None,
         };
         match self.with_world(&family, &links, sides, |world| plan::plan(&intent, world)).await {
-            Some(Ok(steps)) => self.record(Event::Planned { steps }, |_| Vec::new()).await,
+            Some(Ok(steps)) => {
+                let planned = Event::Planned { steps };
+                self.record(planned, |draft| {
+                    if intent == Intent::UpdateAccess {
+                        // From here on it waits no more: a rule that counts on that it does is asked for anew.
+                        draft.touch();
+                    }
+                    Vec::new()
+                })
+                .await
+            }
             Some(Err(error)) if error.kind == ErrorKind::Cancelled => {
                 self.end(Ending::Cancelled, Some(error)).await
             }
@@ -223,6 +233,7 @@ impl Run {
             sides,
             style: share.replication,
             epoch: share.epoch,
+            size_gb: share.size_gb,
             new_points,
         }))
     }

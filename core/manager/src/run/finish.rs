@@ -8,7 +8,7 @@ use crate::admission::admit_sync;
 use crate::chores::Chore;
 use crate::core::Core;
 use crate::draft::Draft;
-use crate::model::{AccessRulesStatus, Counted, Instance, InstanceStatus, Intent};
+use crate::model::{AccessRulesStatus, Counted, Instance, InstanceStatus, Intent, Part};
 use crate::oplog::{Effect, Ending};
 use crate::plan::Step;
 
@@ -149,6 +149,13 @@ fn set(
             }
             Vec::new()
         }
+        Intent::UpdateAccess => {
+            // Asked for while it ran, and counted on by nobody else: a call that was given up may have come late.
+            for id in super::rules::queued(draft) {
+                core.board.chores.note(Chore::Rules(id), draft.now);
+            }
+            Vec::new()
+        }
         Intent::Migrate { source, destination, request } => {
             super::migration::ended(draft, *source, *destination, request, ending, reason)
         }
@@ -156,13 +163,17 @@ fn set(
             core.board.gone(*instance);
             vec![Effect::Gone { instance: *instance }]
         }
+        Intent::Release { instance, .. }
+            if draft.instance(*instance).is_some_and(|i| i.part == Part::Whole) =>
+        {
+            Vec::new()
+        }
         Intent::Release { instance, .. } => {
             core.board.chores.note(Chore::Leftover(*instance), draft.now);
             note(draft, *instance, false, reason);
             vec![status(*instance, InstanceStatus::ErrorDeleting)]
         }
-        Intent::UpdateAccess
-        | Intent::Reset { .. }
+        Intent::Reset { .. }
         | Intent::ResetTask { .. }
         | Intent::Observed { .. }
         | Intent::Arbitrate { .. } => Vec::new(),

@@ -4,7 +4,7 @@
 use tandem_contract::{AccessReport, InstanceId};
 
 use crate::draft::Draft;
-use crate::model::{AccessRule, AccessRulesStatus, RuleState};
+use crate::model::{AccessRule, AccessRulesStatus, Part, RuleState};
 use crate::oplog::Effect;
 use crate::plan::Step;
 
@@ -79,6 +79,16 @@ pub(super) fn applied(draft: &mut Draft, instance: InstanceId, report: &AccessRe
             (false, false) => AccessRulesStatus::Active,
         };
     }
+}
+
+/// Instances on which a rule waits to be applied or taken back.
+pub(super) fn queued(draft: &Draft) -> Vec<InstanceId> {
+    let waits = |id: InstanceId| {
+        let mut states = draft.rules.iter().filter_map(|rule| rule.states.get(&id));
+        states.any(|s| matches!(s, RuleState::QueuedToApply | RuleState::QueuedToDeny))
+    };
+    let whole = draft.instances.iter().filter(|row| row.part == Part::Whole);
+    whole.map(|row| row.id).filter(|id| waits(*id)).collect()
 }
 
 /// The step failed for good: what it marked shows so.
