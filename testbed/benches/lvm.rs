@@ -33,6 +33,7 @@ const GIB: u64 = 1 << 30;
 const ZONES: [&str; 2] = ["zone-a", "zone-b"];
 
 fn main() {
+    wait::every(Duration::from_secs(1));
     let group = |name, at: usize| Group::with_drbd(name, ZONES[at], 16 * GIB, u32::try_from(at).unwrap());
     let house = House::build(2048, &[group("alpha", 0), group("beta", 1)]);
     house.launch();

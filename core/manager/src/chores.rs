@@ -52,10 +52,10 @@ impl Chores {
         self.all().insert(chore, Due { at: now, pause: FIRST_PAUSE });
     }
 
-    /// What a chore waited for has ended: it is due at once, where it was noted.
-    pub fn hurry(&self, chore: Chore, now: Timestamp) {
+    /// What a chore waited for has ended, or may have: it is due at this time at the latest, where it was noted.
+    pub fn hurry(&self, chore: Chore, at: Timestamp) {
         if let Some(due) = self.all().get_mut(&chore) {
-            due.at = now;
+            due.at = due.at.min(at);
         }
     }
 

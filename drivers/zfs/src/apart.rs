@@ -24,7 +24,7 @@ use tandem_sdk::{Error, OpContext, Progress, Result, Retry};
 use crate::{lzc, names, tool};
 
 /// How long one wait lasts before the pool and the context are looked at again.
-const TURN: Duration = Duration::from_millis(200);
+const TURN: Duration = Duration::from_millis(500);
 /// How long a signal has to end a call before the next one: it may have come a moment too early.
 const AGAIN: Duration = Duration::from_millis(20);
 

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tandem_sdk::{Error, OpContext, Progress, Result};
 
-use crate::error;
+use crate::{error, tool};
 
 /// What one call moves at most.
 const BYTES: usize = 1 << 20;
@@ -47,6 +47,8 @@ pub(crate) fn narrow(pipe: &OwnedFd) {
 /// A pump and how far it is.
 pub(crate) struct Pump<'a> {
     pub(crate) cx: &'a OpContext,
+    /// Whose stream it is: what its pool never sends any more is not waited for.
+    pub(crate) dataset: &'a str,
     /// Most bytes a second.
     pub(crate) limit: Option<u64>,
     /// About how many there will be.
@@ -93,6 +95,7 @@ impl Pump<'_> {
     fn wait(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<bool> {
         loop {
             self.cx.check()?;
+            tool::alive(self.dataset)?;
             let (readable, _, gone) = look(from, PollFlags::IN, to, PollFlags::empty())?;
             if gone {
                 return Ok(false);

@@ -473,7 +473,7 @@ fn push(
             waits(&stream, false, cx)?;
             let (read, write) = pump::pipe()?;
             let sending = Apart::run(snapshot, Way::Out, write, send)?;
-            let mut pump = Pump { cx, limit, total, bytes: 0 };
+            let mut pump = Pump { cx, dataset: snapshot, limit, total, bytes: 0 };
             let pumped = pump.run(read.as_fd(), stream.as_fd());
             drop(read);
             let sent = sending.end();
@@ -497,7 +497,7 @@ pub(crate) fn is_empty(cx: &OpContext, dataset: &str, snapshot: &str, flags: Fla
     let sending = Apart::run(dataset, Way::Out, write, send)?;
     let memory = rustix::fs::memfd_create("compared", rustix::fs::MemfdFlags::CLOEXEC)
         .map_err(|e| Error::unavailable(format!("no memory for a stream: {e}")))?;
-    let mut pump = Pump { cx, limit: None, total: None, bytes: 0 };
+    let mut pump = Pump { cx, dataset, limit: None, total: None, bytes: 0 };
     let pumped = pump.run(read.as_fd(), memory.as_fd());
     drop(read);
     let sent = sending.end();

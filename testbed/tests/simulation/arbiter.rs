@@ -222,6 +222,40 @@ fn of_two_hosts_that_went_down_the_one_that_is_back_serves() {
     });
 }
 
+/// Nobody tells whether a promotion took effect, and what undoes it cannot be done: where the side was active before, it is taken
+/// for none any more, and fenced.
+#[test]
+fn an_active_side_whose_promotion_could_not_be_undone_is_fenced() {
+    with_pair(async |life, share, [old, new]| {
+        for site in [HERE, THERE] {
+            life.sim.world.down(site, true);
+            is_down(life, site).await;
+        }
+        let scripted = |verb: &str, what| {
+            let (verb, site) = (verb.to_owned(), THERE.to_owned());
+            life.sim.world.script(Scripted { verb, site, skip: 0, times: 1000, what });
+        };
+        scripted("promote_replica", Script::LoseAnswer);
+        scripted("demote_replica", Script::Fail { error: "conflict".to_owned() });
+        life.sim.world.down(THERE, false);
+        until(life, "admitted", async || {
+            life.manager
+                .promote_replica(&admin(), new, None)
+                .await
+                .is_ok_and(|op| op.status != OpStatus::Done)
+        })
+        .await;
+        until(life, "given up", async || row(life, new).await.unfenced).await;
+        assert_eq!(row(life, new).await.replica_state, Some(ReplicaState::OutOfSync));
+        life.sim.world.clear_faults();
+        life.sim.world.down(HERE, false);
+        life.answer_claims(1);
+        until(life, "fenced", async || !row(life, new).await.unfenced).await;
+        until(life, "served", async || write(life, HERE, old)).await;
+        let _ = share;
+    });
+}
+
 #[test]
 fn who_lost_does_not_serve_while_the_winner_is_away() {
     with_pair(async |life, share, sides| {

@@ -20,7 +20,7 @@ use crate::chores::Chore;
 use crate::clock::Timestamp;
 use crate::core::SharedCore;
 use crate::denied::Denied;
-use crate::draft::active_of;
+use crate::draft::{Draft, active_of};
 use crate::model::{Instance, InstanceStatus, Intent, OpStatus, Share};
 use crate::oplog::{Effect, Ending, Event};
 use crate::plan::by_storage;
@@ -402,23 +402,34 @@ pub(super) async fn observed(
     state: Option<ReplicaState>,
     reason: Option<String>,
 ) -> Result<(), Denied> {
-    let id = row.id;
     core.change(row.share_id, |draft| {
-        let Some(now) = draft.instance_mut(id) else { return Ok(()) };
-        // Something happened since the look.
-        if now.replica_state != row.replica_state || now.status != row.status || now.damage != row.damage {
-            return Ok(());
-        }
-        now.reason.clone_from(&reason);
-        let mut effects = Vec::new();
-        effects.extend(status.map(|status| Effect::Status { instance: id, status }));
-        effects.extend(state.map(|state| Effect::ReplicaState { instance: id, state: Some(state) }));
-        let intent = Intent::Observed { instance: id, status, replica_state: state, reason: reason.clone() };
-        let op = draft.admit(new_op(), intent, effects, None);
-        draft.append(op, Event::Finished { ending: Ending::Done, error: None }, Vec::new(), None);
+        set(draft, row, status, state, reason.as_ref());
         Ok(())
     })
     .await
+}
+
+/// The same, within a change.
+pub(super) fn set(
+    draft: &mut Draft,
+    row: &Instance,
+    status: Option<InstanceStatus>,
+    state: Option<ReplicaState>,
+    reason: Option<&String>,
+) {
+    let id = row.id;
+    let Some(now) = draft.instance_mut(id) else { return };
+    // Something happened since the look.
+    if now.replica_state != row.replica_state || now.status != row.status || now.damage != row.damage {
+        return;
+    }
+    now.reason = reason.cloned();
+    let mut effects = Vec::new();
+    effects.extend(status.map(|status| Effect::Status { instance: id, status }));
+    effects.extend(state.map(|state| Effect::ReplicaState { instance: id, state: Some(state) }));
+    let intent = Intent::Observed { instance: id, status, replica_state: state, reason: reason.cloned() };
+    let op = draft.admit(new_op(), intent, effects, None);
+    draft.append(op, Event::Finished { ending: Ending::Done, error: None }, Vec::new(), None);
 }
 
 #[cfg(test)]

@@ -2,17 +2,20 @@
 //! it, and who does not serve as its row says is repaired.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tandem_contract::{Error, Health, InstanceId, ReplicaReport, ReplicaState, Style};
 
-use super::sync::{failure, follows, is_busy, observed, parted, report};
+use super::sync::{failure, follows, is_busy, observed, parted, report, set};
 use crate::admission::{admit_sync, step_out};
 use crate::chores::Chore;
 use crate::core::SharedCore;
 use crate::denied::Denied;
-use crate::draft::active_beside;
 use crate::model::{Instance, InstanceStatus, Part, Share};
 use crate::store::Family;
+
+/// After this time a repair is tried again while nobody serves: each leaves an operation in the log.
+const SOON: Duration = Duration::from_secs(60);
 
 type Reports = HashMap<InstanceId, Result<ReplicaReport, Error>>;
 
@@ -25,15 +28,22 @@ pub(super) async fn look(core: &SharedCore, share: &Share, family: &Family) -> R
             reports.insert(row.id, report(core, row, share.epoch).await);
         }
     }
+    for row in &family.instances {
+        core.board.set_freshness(row.id, |f| f.waits = reports.get(&row.id).and_then(|own| waits(row, own)));
+    }
     let leads = |row: &&Instance| {
         is_active(row) && row.epoch == share.epoch && reports.get(&row.id).is_some_and(serves)
     };
     let lead = family.instances.iter().find(leads);
     for row in family.instances.iter().filter(|row| follows(row) && !is_busy(family, row)) {
         let Some(own) = reports.get(&row.id) else { continue };
-        core.board.set_freshness(row.id, |f| f.waits = waits(row, own));
         if let Some(why) = failure(own) {
-            broken(core, family, row, why).await?;
+            let works = |other: &&Instance| {
+                other.id != row.id
+                    && is_active(other)
+                    && reports.get(&other.id).is_some_and(|own| failure(own).is_none())
+            };
+            broken(core, row, family.instances.iter().find(works).map(|other| other.id), why).await?;
         } else if is_active(row) {
             active(core, share, row, own, lead).await?;
         } else if let (Ok(own), Some(lead)) = (own, lead) {
@@ -67,12 +77,23 @@ fn waits(row: &Instance, own: &Result<ReplicaReport, Error>) -> Option<String> {
     }
 }
 
-/// One that does not serve is no active one while another is.
-async fn broken(core: &SharedCore, family: &Family, row: &Instance, why: String) -> Result<(), Denied> {
-    if active_beside(&family.instances, row.id).is_some() {
-        return observed(core, row, None, Some(ReplicaState::Error), Some(why)).await;
-    }
-    observed(core, row, Some(InstanceStatus::Error), None, Some(why)).await
+/// One that does not serve is no active one while another is, which is not broken as well.
+async fn broken(
+    core: &SharedCore,
+    row: &Instance,
+    other: Option<InstanceId>,
+    why: String,
+) -> Result<(), Denied> {
+    core.change(row.share_id, |draft| {
+        let beside = other.is_some_and(|other| draft.instance(other).is_some_and(is_active));
+        if beside || !is_active(row) {
+            set(draft, row, None, Some(ReplicaState::Error), Some(&why));
+        } else {
+            set(draft, row, Some(InstanceStatus::Error), None, Some(&why));
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// An active one that its storage does not serve follows the one that serves, or is brought to serve where none does.
@@ -137,9 +158,10 @@ async fn join(
     }
 }
 
-/// Nobody serves: what was tried before is tried again now, for something may have changed.
+/// Nobody serves: what was tried before is tried again soon, for something may have changed.
 fn hurry(core: &SharedCore, family: &Family) {
+    let soon = core.clock.now().plus(SOON);
     for row in family.instances.iter().filter(|row| is_active(row)) {
-        core.board.chores.hurry(Chore::Repair(row.id), core.clock.now());
+        core.board.chores.hurry(Chore::Repair(row.id), soon);
     }
 }

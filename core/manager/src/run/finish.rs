@@ -7,7 +7,7 @@ use tandem_contract::{Error, ErrorKind, InstanceId, PointId, ReplicaState, Style
 use crate::admission::admit_sync;
 use crate::chores::Chore;
 use crate::core::Core;
-use crate::draft::Draft;
+use crate::draft::{Draft, active_beside};
 use crate::model::{AccessRulesStatus, Counted, Instance, InstanceStatus, Intent, Part};
 use crate::oplog::{Effect, Ending};
 use crate::plan::Step;
@@ -371,12 +371,18 @@ pub(super) fn left_behind(draft: &mut Draft, step: &Step, error: &Error) -> Vec<
     match step {
         Step::Demote { instance, .. } => {
             let epoch = draft.share.as_ref().map(|share| share.epoch);
-            if let Some(row) = draft.instance_mut(*instance) {
-                row.unfenced = true;
-                // As far as anybody knows it serves since the newest promotion.
-                row.epoch = epoch.unwrap_or(row.epoch);
+            let others = active_beside(&draft.instances, *instance).is_some();
+            let Some(row) = draft.instance_mut(*instance) else { return Vec::new() };
+            let was_active = row.replica_state == Some(ReplicaState::Active);
+            if was_active && !others {
+                // All sides of a share are active, and of this one's nobody else is: it is repaired, not fenced.
+                return Vec::new();
             }
-            Vec::new()
+            row.unfenced = true;
+            // As far as anybody knows it serves since the newest promotion.
+            row.epoch = epoch.unwrap_or(row.epoch);
+            // An active one would never be fenced.
+            was_active.then(|| state(*instance, ReplicaState::OutOfSync)).into_iter().collect()
         }
         Step::Promote { instance, .. } => {
             if let Some(row) = draft.instance_mut(*instance) {

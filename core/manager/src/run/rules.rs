@@ -1,7 +1,10 @@
 //! What the steps do to access rules' states. One place, since a step marks them when it starts, and again when it
 //! ends, whichever way.
 
+use std::collections::BTreeSet;
+
 use tandem_contract::{AccessReport, InstanceId};
+use uuid::Uuid;
 
 use crate::draft::Draft;
 use crate::model::{AccessRule, AccessRulesStatus, Part, RuleState};
@@ -50,15 +53,21 @@ pub(super) fn wanted(rules: &[AccessRule]) -> Vec<tandem_contract::AccessRule> {
         .collect()
 }
 
-/// The rules were applied, with this report.
-pub(super) fn applied(draft: &mut Draft, instance: InstanceId, report: &AccessReport) {
+/// Of all rules these were granted, with this report. What was asked for while the call ran is not in it, and is of the next.
+pub(super) fn applied(
+    draft: &mut Draft,
+    instance: InstanceId,
+    granted: &BTreeSet<Uuid>,
+    report: &AccessReport,
+) {
     let mut failed = false;
     for rule in &mut draft.rules {
+        let granted = granted.contains(&rule.id);
         match rule.states.get(&instance) {
-            Some(RuleState::Denying) => {
+            Some(RuleState::Denying) if !granted => {
                 rule.states.remove(&instance);
             }
-            Some(RuleState::Applying | RuleState::Active | RuleState::Error) => {
+            Some(RuleState::Applying | RuleState::Active | RuleState::Error) if granted => {
                 let told = report.rules.iter().find(|r| r.id == rule.id);
                 let error = told.is_some_and(|r| r.error.is_some());
                 failed |= error;
@@ -70,8 +79,8 @@ pub(super) fn applied(draft: &mut Draft, instance: InstanceId, report: &AccessRe
     }
     draft.rules.retain(|rule| !rule.states.is_empty());
     // What was asked for meanwhile is still to be done.
-    let queued = |s: &RuleState| matches!(s, RuleState::QueuedToApply | RuleState::QueuedToDeny);
-    let waits = draft.rules.iter().any(|rule| rule.states.get(&instance).is_some_and(queued));
+    let moves = |s: &RuleState| !matches!(s, RuleState::Active | RuleState::Error);
+    let waits = draft.rules.iter().any(|rule| rule.states.get(&instance).is_some_and(moves));
     if let Some(row) = draft.instance_mut(instance) {
         row.access_rules_status = match (failed, waits) {
             (_, true) => AccessRulesStatus::Syncing,

@@ -1,6 +1,7 @@
 //! Takes one step: looks where it must, calls the driver, and says what rows and statuses follow. Every step may be
 //! taken again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -358,12 +359,13 @@ impl Run {
             rules: super::rules::wanted(&scene.family.rules),
             read_only: row.cast_rules_to_readonly,
         };
+        let granted: BTreeSet<_> = access.rules.iter().map(|rule| rule.id).collect();
         let verb = UpdateAccess { instance: id, epoch: scene.epoch_of(row), access };
         let report = self.ask(&backend, verb).await?.into_inner();
         self.core.board.chores.done(Chore::Rules(id));
         let told = report.clone();
         let done = Done::with(move |draft| {
-            super::rules::applied(draft, id, &told);
+            super::rules::applied(draft, id, &granted, &told);
             Vec::new()
         });
         Ok((done, report))

@@ -11,7 +11,7 @@ use std::path::Path;
 use tandem_sdk::command::Command;
 use tandem_sdk::contract::Health;
 use tandem_sdk::files::failed;
-use tandem_sdk::{Error, OpContext, Result, Retry, Role, Style};
+use tandem_sdk::{Error, ErrorKind, OpContext, Result, Retry, Role, Style};
 
 use super::record::Record;
 use super::status::Status;
@@ -152,13 +152,20 @@ impl Inner {
         if !is_bound(image) || !status.is_some_and(|status| status.is_suspended && !status.is_connected()) {
             return;
         }
+        let id = image.meta.birth.instance;
         let asked = async {
-            self.note(image)?;
-            let words = ["ask", &names::of_instance(image.meta.birth.instance)];
-            Command::new(program::find(program::FENCE_PEER, None)?).args(words).run_any(cx).await
+            // What was looked at may be older than the note; where another call changes it now, that one writes the note.
+            match self.lock_now(cx, id).await {
+                Ok(Some(locked)) => self.note(&locked.image)?,
+                Ok(None) => return Ok(()),
+                Err(error) if error.kind == ErrorKind::Busy => {}
+                Err(error) => return Err(error),
+            }
+            let words = ["ask", &names::of_instance(id)];
+            Command::new(program::find(program::FENCE_PEER, None)?).args(words).run_any(cx).await.map(drop)
         };
         if let Err(error) = asked.await {
-            tracing::warn!(instance = %image.meta.birth.instance, %error, "The arbiter was not asked.");
+            tracing::warn!(instance = %id, %error, "The arbiter was not asked.");
         }
     }
 }
@@ -184,18 +191,18 @@ pub(super) fn health(image: &Image, status: Option<&Status>) -> Health {
 
 /// Why the kernel did not make it primary, where it asked for that.
 pub(super) fn refused(image: &Image, error: Error) -> Error {
-    let asked = is_bound(image) && error.kind != tandem_sdk::ErrorKind::Busy;
+    let asked = is_bound(image) && error.kind != ErrorKind::Busy;
     let Some(answered) = said(image).filter(|_| asked) else { return error };
     let id = image.meta.birth.instance;
     if answered.lost {
         return Error::conflict(format!(
-            "instance {id} does not see its peer and is not to go on alone: {}",
+            "instance {id} does not see its peer and is not to go on alone: {}; the kernel says: {error}",
             answered.why
         ));
     }
     Error::unavailable(format!(
         "instance {id} does not see its peer, and nobody says whether it may go on alone: {}; it is served once either \
-         answers",
+         answers; the kernel says: {error}",
         answered.why
     ))
 }

@@ -64,7 +64,10 @@ fn fence(resource: &str, once: bool) -> u8 {
         let (device, note) = match look(folder, resource) {
             Ok(Some(found)) => found,
             // It is not Tandem's, or the two sides see each other again.
-            Ok(None) => return STAYS,
+            Ok(None) => {
+                let _ = fs::remove_file(note::answered(folder, resource));
+                return STAYS;
+            }
             Err(why) => {
                 say(&mut told, resource, &why);
                 return STAYS;

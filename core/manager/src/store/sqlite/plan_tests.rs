@@ -116,6 +116,9 @@ async fn main_queries_use_their_index() {
         assert!(!plan.contains("TEMP B-TREE"), "{what} is sorted: {plan}");
     }
 
+    let following = plan(&store, sql::FOLLOWING.to_owned()).await;
+    assert!(following.contains("INDEX shares_writable"), "{following}");
+
     // A list of replicas asks of each whether its share replicates, without reading the share.
     let replicas = plan(&store, instances(InstanceQuery { replicas_only: true, ..i() })).await;
     assert!(replicas.contains("USING COVERING INDEX shares_replicating"), "{replicas}");
