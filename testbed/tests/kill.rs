@@ -80,8 +80,9 @@ fn main() -> ExitCode {
 /// The same over ZFS, in a guest; one after the other, for there is one set of pools.
 fn on_pools(mut arguments: Arguments, long: bool) -> ExitCode {
     arguments.test_threads = Some(1);
-    let few = [Kind::CreateReplica, Kind::Sync, Kind::Promote, Kind::Assist];
-    let more = [Kind::Migrate, Kind::DeleteReplica, Kind::CreateShare, Kind::DeleteShare];
+    let few = [Kind::Sync, Kind::Promote, Kind::Assist];
+    let more =
+        [Kind::CreateReplica, Kind::Migrate, Kind::DeleteReplica, Kind::CreateShare, Kind::DeleteShare];
     let kinds = few.into_iter().chain(more.into_iter().filter(|_| long));
     let trials = kinds.map(|kind| {
         let how = if kind == Kind::Assist { "_by_the_driver" } else { "" };
