@@ -64,7 +64,7 @@ impl Inner {
                     there.instance
                 )));
             }
-            Some(there) if there.leads != peer.leads => {
+            Some(there) if there.leads != peer.leads && !self.turned(cx, image, &peer).await? => {
                 return Err(Error::conflict(format!(
                     "instance {id} is connected to {} the other way round; disconnect them first",
                     peer.instance
@@ -95,6 +95,16 @@ impl Inner {
         self.arm(cx, image).await?;
         let changed = self.join(cx, image, &peer, base, call.give_up).await?;
         Ok(outcome(rose || up || changed || !known, ()))
+    }
+
+    /// Whether the two changed who leads while the kernel kept them alike, as in a planned promotion: then the connection stays,
+    /// and no moment passes in which users write to one disk only.
+    async fn turned(&self, cx: &OpContext, image: &Image, peer: &Peer) -> Result<bool> {
+        if (image.meta.role == Role::Active) != peer.leads {
+            return Ok(false);
+        }
+        let status = self.status(cx, image.meta.birth.instance).await?;
+        Ok(status.is_some_and(|status| status.is_connected() && status.is_up_to_date()))
     }
 
     /// A connection that was made with another address of either side is left: the kernel would go on trying it.
