@@ -48,6 +48,7 @@ fn main() -> std::process::ExitCode {
     ];
     trials.extend(trials![short;
         a_link_that_is_cut_heals_by_what_was_written_meanwhile,
+        what_a_verification_finds_is_carried_anew,
         a_pair_grows_while_it_is_used,
         what_others_have_in_the_kernel_is_left_alone,
         a_disk_that_fails_is_left_and_comes_back,
@@ -331,6 +332,38 @@ async fn a_link_that_is_cut_heals_by_what_was_written_meanwhile() {
     assert_eq!(pair.report(1).await.lag_bytes, Some(0));
     pair.switch(1).await;
     assert!(pair.holds(1, "meanwhile"));
+    pair.leaves_nothing().await;
+}
+
+async fn what_a_verification_finds_is_carried_anew() {
+    let mut pair = Pair::new("verify", 256 * MIB).await;
+    pair.write(0, "file", 8);
+    // Behind the kernel's back the replica loses what it had: in the middle of its disk, and of the file.
+    let volume = pair.sides[1].volume(pair.ids[1]);
+    let device = format!("of=/dev/{volume}");
+    for at in ["seek=16", "seek=40"] {
+        run("dd", &["if=/dev/urandom", &device, "bs=1M", "count=4", at, "conv=notrunc,fsync", "status=none"]);
+    }
+    assert_eq!(pair.report(1).await.lag_bytes, Some(0), "nobody has looked");
+    let verify = async |minor: &str| {
+        run("drbdsetup", &["verify", minor]);
+        let until = Instant::now() + Duration::from_secs(120);
+        while kernel().contains("replication:Verify") {
+            assert!(Instant::now() < until, "{}", kernel());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    verify("100").await;
+    let found = pair.report(1).await;
+    assert_eq!((found.state, found.up_to_date), (ReplicaState::OutOfSync, Some(false)));
+    assert!(found.lag_bytes.is_some_and(|lag| (MIB..=8 * MIB).contains(&lag)), "{found:?}\n{}", kernel());
+    pair.connect(0).await.unwrap();
+    pair.up_to_date(1).await;
+    verify("100").await;
+    assert_eq!(pair.up_to_date(1).await.lag_bytes, Some(0));
+    pair.switch(1).await;
+    let text = fs::read(pair.sides[1].folder(pair.ids[1]).join("file")).unwrap();
+    assert!(text.iter().all(|byte| *byte == 4) && text.len() == 8 << 20);
     pair.leaves_nothing().await;
 }
 

@@ -181,6 +181,14 @@ impl Inner {
             }
             return Ok(true);
         }
+        if let Some(status) = status.filter(|s| follows && s.peer_is_primary && s.was_found_to_differ()) {
+            // The active side starts a generation of its own when it is left, and what differs is carried from there.
+            tracing::warn!(instance = %id, kib = status.out_of_sync_kib, "Differs from its peer, and is brought in line.");
+            let record = record_of(image)?;
+            self.cut(cx, id).await?;
+            self.connect(cx, image, &record, peer, false).await?;
+            return Ok(true);
+        }
         if discard && !connected {
             // It tries to connect, and would refuse; or is about to.
             let record = record_of(image)?;

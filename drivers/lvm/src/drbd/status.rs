@@ -122,6 +122,15 @@ impl Status {
             && (self.out_of_sync_kib == 0 || self.peer_is_diskless())
     }
 
+    /// Whether the two differ although nothing is left to be carried: `drbdsetup verify` found that.
+    pub(crate) fn was_found_to_differ(&self) -> bool {
+        self.is_connected()
+            && self.disk == "UpToDate"
+            && self.peer_disk == "UpToDate"
+            && self.replication == "Established"
+            && self.out_of_sync_kib > 0
+    }
+
     /// Bytes that the two sides are known to differ in.
     pub(crate) fn out_of_sync(&self) -> u64 {
         self.out_of_sync_kib.saturating_mul(1024)
