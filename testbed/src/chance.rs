@@ -17,6 +17,20 @@ pub fn seed() -> u64 {
     given.unwrap_or_else(|| u64::from(std::process::id()))
 }
 
+/// `TANDEM_PART=2/8`: the second eighth of these; all of them where it is not set.
+///
+/// # Panics
+/// When the variable is no such part.
+pub fn part<T>(all: Vec<T>) -> Vec<T> {
+    let Ok(text) = std::env::var("TANDEM_PART") else { return all };
+    let (part, parts) = text.split_once('/').expect("TANDEM_PART is PART/PARTS");
+    let [part, parts] = [part, parts].map(|n| n.parse::<usize>().expect("TANDEM_PART is PART/PARTS"));
+    assert!((1..=parts).contains(&part), "TANDEM_PART={text} is no part");
+    let count = all.len();
+    let (from, to) = (count * (part - 1) / parts, count * part / parts);
+    all.into_iter().skip(from).take(to - from).collect()
+}
+
 /// Dice of that seed, which is printed.
 pub fn dice() -> Dice {
     let seed = seed();

@@ -3,7 +3,8 @@
 //! destination's, of the one with `tandemd` and of the one without. Everything comes to rest by itself, and what was
 //! acknowledged to a writer on NFS is kept.
 //!
-//! The moments are exact: those of `Strike`. `TANDEM_LONG=1` takes them all.
+//! The moments are exact: those of `Strike`. `TANDEM_LONG=1` takes them all (of which
+//! `TANDEM_PART=2/8` takes the second eighth).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,7 +16,7 @@
 use serde_json::json;
 use tandem_guests::{Host, Link};
 use tandem_testbed::api::word;
-use tandem_testbed::chance::long;
+use tandem_testbed::chance::{long, part};
 use tandem_testbed::site::power::{Strike, Struck};
 use tandem_testbed::site::users::{ADDRESS, Writer};
 use tandem_testbed::site::{Exports, POOLS, Site, audit};
@@ -228,7 +229,7 @@ fn a_power_cut_of_either_host_at_any_step_is_recovered_from_and_loses_nothing() 
     let mut scripts: Vec<_> = [Deed::Sync, Deed::Promote].map(|deed| (deed, site.script(deed.word()))).into();
     let created = (Deed::Create, site.script(Deed::Create.word()));
     let (followed, alone): (Vec<Case>, Vec<Case>) =
-        (if long() { all(&scripts) } else { some() }).into_iter().partition(|c| c.deed < Deed::Create);
+        (if long() { part(all(&scripts)) } else { some() }).into_iter().partition(|c| c.deed < Deed::Create);
     for (number, case) in followed.iter().enumerate() {
         println!("-- {:?} from {}: {:?}", case.deed, POOLS[case.source].0, case.strike);
         let (active, secondary) = site.turn(&share, case.source);
@@ -256,7 +257,7 @@ fn a_power_cut_of_either_host_at_any_step_is_recovered_from_and_loses_nothing() 
     scripts.extend([created, (Deed::Migrate, site.script(Deed::Migrate.word()))]);
     let near = if long() { all(&scripts[2..]) } else { Vec::new() };
     let near = near.into_iter().filter(|c| matches!(c.strike, Strike::Near(_)));
-    for (number, case) in alone.into_iter().chain(near).enumerate() {
+    for (number, case) in alone.into_iter().chain(part(near.collect())).enumerate() {
         println!("-- {:?} from {}: {:?}", case.deed, POOLS[case.source].0, case.strike);
         let active = bring(&site, &share, case.source);
         site.fill(&active, "changing", 8);

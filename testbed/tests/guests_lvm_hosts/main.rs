@@ -326,13 +326,6 @@ fn a_power_cut_or_a_kill_at_any_step_of_a_pair_is_recovered_from_and_loses_nothi
     let share = site.share_with("readable", 1, &[]);
     site.allow(&share, ADDRESS, "rw");
     site.fill(&site.api.only_replica(&share, "active"), "first", 8);
-    power::all_are_struck(&site, &share, part());
+    power::all_are_struck(&site, &share);
     audit::removed(&site);
-}
-
-/// `TANDEM_PART=2/8`: the second eighth of the moments; all of them where it is not set.
-fn part() -> (usize, usize) {
-    let Ok(text) = std::env::var("TANDEM_PART") else { return (0, 1) };
-    let (part, parts) = text.split_once('/').expect("TANDEM_PART is PART/PARTS");
-    (part.parse::<usize>().unwrap() - 1, parts.parse().unwrap())
 }

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use tandem_guests::Link;
+use tandem_testbed::chance::part;
 use tandem_testbed::site::power::{Strike, Struck};
 use tandem_testbed::site::users::Writer;
 use tandem_testbed::site::{POOLS, Site, audit};
@@ -182,7 +183,7 @@ fn judge(site: &Site, share: &str, case: &Case, number: usize, scripts: &[Vec<St
 }
 
 /// Every one, on a share without a replica; `part` of so many parts of them.
-pub(super) fn all_are_struck(site: &Site, share: &str, (part, parts): (usize, usize)) {
+pub(super) fn all_are_struck(site: &Site, share: &str) {
     let first = site.api.only_replica(share, "active");
     replica_of(site, share, &first);
     // There and back, undisturbed: what each logs.
@@ -192,8 +193,8 @@ pub(super) fn all_are_struck(site: &Site, share: &str, (part, parts): (usize, us
     site.alone_again(share, &replica);
     replica_of(site, share, &active);
     let scripts = DEEDS.map(|deed| site.script(deed.word()));
-    let cases = all(&scripts);
-    for (number, case) in cases.iter().enumerate().filter(|(number, _)| number % parts == part) {
+    let cases = part(all(&scripts));
+    for (number, case) in cases.iter().enumerate() {
         let (pool, start) = (POOLS[case.source].0, Instant::now());
         println!("-- {number} of {}: {:?} from {pool}: {:?}", cases.len(), case.deed, case.strike);
         judge(site, share, case, number, &scripts);
