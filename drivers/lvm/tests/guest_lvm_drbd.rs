@@ -348,10 +348,18 @@ async fn what_a_verification_finds_is_carried_anew() {
     let verify = async |minor: &str| {
         run("drbdsetup", &["verify", minor]);
         let until = Instant::now() + Duration::from_secs(120);
+        let mut seen = Vec::new();
         while kernel().contains("replication:Verify") {
             assert!(Instant::now() < until, "{}", kernel());
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            let report = pair.report(1).await;
+            if kernel().contains("replication:Verify") {
+                seen.push((report.lag_bytes == Some(0), report.up_to_date == Some(true)));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        // While both are read every write goes to both: it is behind by what was found, and by nothing else.
+        assert!(seen.iter().all(|(found_nothing, up_to_date)| found_nothing == up_to_date), "{seen:?}");
+        seen.len()
     };
     verify("100").await;
     let found = pair.report(1).await;
@@ -359,7 +367,7 @@ async fn what_a_verification_finds_is_carried_anew() {
     assert!(found.lag_bytes.is_some_and(|lag| (MIB..=8 * MIB).contains(&lag)), "{found:?}\n{}", kernel());
     pair.connect(0).await.unwrap();
     pair.up_to_date(1).await;
-    verify("100").await;
+    assert!(verify("100").await > 0, "it was not looked at while it was read");
     assert_eq!(pair.up_to_date(1).await.lag_bytes, Some(0));
     pair.switch(1).await;
     let text = fs::read(pair.sides[1].folder(pair.ids[1]).join("file")).unwrap();

@@ -118,7 +118,8 @@ impl Status {
     pub(crate) fn is_up_to_date(&self) -> bool {
         self.is_connected()
             && self.disk == "UpToDate"
-            && self.replication == "Established"
+            // While `drbdsetup verify` reads, every write goes to both.
+            && matches!(self.replication.as_str(), "Established" | "VerifyS" | "VerifyT")
             && (self.out_of_sync_kib == 0 || self.peer_is_diskless())
     }
 
