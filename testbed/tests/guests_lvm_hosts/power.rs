@@ -182,7 +182,7 @@ fn judge(site: &Site, share: &str, case: &Case, number: usize, scripts: &[Vec<St
     site.sides_are_equal(&now, &replica);
 }
 
-/// Every one, on a share without a replica; `part` of so many parts of them.
+/// Every one, or the part of them that is asked for, on a share without a replica.
 pub(super) fn all_are_struck(site: &Site, share: &str) {
     let first = site.api.only_replica(share, "active");
     replica_of(site, share, &first);

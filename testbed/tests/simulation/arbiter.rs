@@ -41,6 +41,13 @@ async fn is_down(life: &Life<'_>, site: &str) {
     until(life, "down", async || life.manager.backends().iter().any(down)).await;
 }
 
+async fn both_go_down(life: &Life<'_>) {
+    for site in [HERE, THERE] {
+        life.sim.world.down(site, true);
+        is_down(life, site).await;
+    }
+}
+
 /// The first side goes on at epoch 2, and the other has lost; they stay cut off from each other.
 async fn first_wins(life: &Life<'_>, share: ResourceId, [old, new]: [InstanceId; 2]) {
     cut(life, true);
@@ -201,10 +208,7 @@ fn who_restarts_beside_one_that_serves_is_seen_and_follows() {
 #[test]
 fn of_two_hosts_that_went_down_the_one_that_is_back_serves() {
     with_pair(async |life, _, [old, new]| {
-        for site in [HERE, THERE] {
-            life.sim.world.down(site, true);
-            is_down(life, site).await;
-        }
+        both_go_down(life).await;
         life.sim.world.down(THERE, false);
         until(life, "repaired", async || seen(life, new).is_some_and(|s| s.role == Role::Active)).await;
         assert!(!write(life, THERE, new), "it asks first");
@@ -226,11 +230,8 @@ fn of_two_hosts_that_went_down_the_one_that_is_back_serves() {
 /// for none any more, and fenced.
 #[test]
 fn an_active_side_whose_promotion_could_not_be_undone_is_fenced() {
-    with_pair(async |life, share, [old, new]| {
-        for site in [HERE, THERE] {
-            life.sim.world.down(site, true);
-            is_down(life, site).await;
-        }
+    with_pair(async |life, _, [old, new]| {
+        both_go_down(life).await;
         let scripted = |verb: &str, what| {
             let (verb, site) = (verb.to_owned(), THERE.to_owned());
             life.sim.world.script(Scripted { verb, site, skip: 0, times: 1000, what });
@@ -252,7 +253,6 @@ fn an_active_side_whose_promotion_could_not_be_undone_is_fenced() {
         life.answer_claims(1);
         until(life, "fenced", async || !row(life, new).await.unfenced).await;
         until(life, "served", async || write(life, HERE, old)).await;
-        let _ = share;
     });
 }
 
@@ -261,10 +261,7 @@ fn who_lost_does_not_serve_while_the_winner_is_away() {
     with_pair(async |life, share, sides| {
         let [old, new] = sides;
         first_wins(life, share, sides).await;
-        for site in [HERE, THERE] {
-            life.sim.world.down(site, true);
-            is_down(life, site).await;
-        }
+        both_go_down(life).await;
         life.sim.world.down(THERE, false);
         life.answer_claims(1);
         life.sleep(Duration::from_secs(120)).await;
