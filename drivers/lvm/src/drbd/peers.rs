@@ -104,7 +104,7 @@ impl Inner {
             return Ok(false);
         }
         let status = self.status(cx, image.meta.birth.instance).await?;
-        Ok(status.is_some_and(|status| status.is_connected() && status.is_up_to_date()))
+        Ok(status.is_some_and(|status| status.is_up_to_date()))
     }
 
     /// A connection that was made with another address of either side is left: the kernel would go on trying it.
@@ -181,19 +181,17 @@ impl Inner {
             }
             return Ok(true);
         }
-        if let Some(status) = status.filter(|s| follows && s.peer_is_primary && s.was_found_to_differ()) {
-            // The active side starts a generation of its own when it is left, and what differs is carried from there.
-            tracing::warn!(instance = %id, kib = status.out_of_sync_kib, "Differs from its peer, and is brought in line.");
+        let differs = status.is_some_and(|s| follows && s.peer_is_primary && s.was_found_to_differ());
+        // What tries to connect, or is about to, would refuse to give anything up. Where the two differ, the active side starts a
+        // generation of its own when it is left, and carries that from there.
+        let discard = discard && !connected;
+        if discard || differs {
+            if differs {
+                tracing::warn!(instance = %id, "Differs from its peer, and is brought in line.");
+            }
             let record = record_of(image)?;
             self.cut(cx, id).await?;
-            self.connect(cx, image, &record, peer, false).await?;
-            return Ok(true);
-        }
-        if discard && !connected {
-            // It tries to connect, and would refuse; or is about to.
-            let record = record_of(image)?;
-            self.cut(cx, id).await?;
-            self.connect(cx, image, &record, peer, true).await?;
+            self.connect(cx, image, &record, peer, discard).await?;
             return Ok(true);
         }
         Ok(false)
