@@ -6,6 +6,7 @@
 use crate::{
     Result,
     command::Run,
+    report::say,
     workspace::{Workspace, array, parse, string},
 };
 use std::ops::AddAssign;
@@ -82,7 +83,7 @@ impl Suite {
 
     /// The same below something that runs programs, such as a guest.
     pub(crate) fn run_below(&self, runner: Run, environment: &[(&str, PathBuf)]) -> Result<Counts> {
-        println!("-- {} {}", self.package, self.name);
+        say(&format!("-- {} {}", self.package, self.name));
         let program = runner.args([&self.program]).dir(&self.dir).env("CARGO_MANIFEST_DIR", &self.dir);
         let counts = counted(environment.iter().fold(program, |run, (key, value)| run.env(key, value)))?;
         if self.integration && counts.passed + counts.failed == 0 {
@@ -104,7 +105,7 @@ pub(crate) fn counted(program: Run) -> Result<Counts> {
     let mut said = false;
     let mut why = Why::default();
     let outcome = program.lines(|line| {
-        println!("{line}");
+        say(line);
         why.hear(line);
         if let Some(more) = closing_line(line) {
             said = true;

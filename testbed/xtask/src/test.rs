@@ -42,7 +42,7 @@ fn steps_named(only: &[String], long: Option<&[&str]>) -> Result<()> {
     let wants = |step: &str| only.is_empty() || only.iter().any(|wanted| wanted == step);
     let start = Instant::now();
     let workspace = Workspace::load()?;
-    let mut report = Report::default();
+    let mut report = Report::new();
     let mut total = Counts::default();
     let finished = steps(&workspace, wants, long, &mut report, &mut total);
     let verdict = finished.and(report.finish());
@@ -134,13 +134,25 @@ fn steps(
             });
         }
     }
-    if wants("end-to-end") {
-        end_to_end(workspace, &suites, report, total);
-    }
-    if wants("guests") {
-        in_guests(workspace, &suites, &cases, long, report, total);
-    }
-    Ok(())
+    std::thread::scope(|scope| {
+        // Beside the guests: both wait more than they compute.
+        let beside = wants("end-to-end").then(|| {
+            scope.spawn(|| {
+                let (mut report, mut total) = (Report::beside(), Counts::default());
+                end_to_end(workspace, &suites, &mut report, &mut total);
+                (report, total)
+            })
+        });
+        if wants("guests") {
+            in_guests(workspace, &suites, &cases, long, report, total);
+        }
+        if let Some(beside) = beside {
+            let (rows, counts) = beside.join().map_err(|_| "the end-to-end tests were not run to their end.")?;
+            report.join(rows);
+            *total += counts;
+        }
+        Ok(())
+    })
 }
 
 /// Whether a suite boots guests.

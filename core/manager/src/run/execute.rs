@@ -314,8 +314,9 @@ impl Run {
             | Step::Ensure { .. }
             | Step::Succeed { .. }
             | Step::Withdraw { .. } => 4,
-            // A cut link is no reason to carry everything once more; while users wait it is one to give them the share back.
-            Step::MakePoint { .. } | Step::Transfer { .. } if self.migrates() => {
+            // A cut link, or a host that boots, is no reason to carry everything once more; while users wait it is one to give
+            // them the share back.
+            _ if self.migrates() => {
                 let holds = |s: &Step| match s {
                     Step::Quiesce { .. } => Some(true),
                     Step::Cast { read_only, .. } => Some(*read_only),
@@ -324,6 +325,8 @@ impl Run {
                 let wait = self.state.steps[..self.state.next].iter().rev().find_map(holds);
                 if wait == Some(true) { 4 } else { HALF_AN_HOUR }
             }
+            // A host whose program is upgraded is back in seconds.
+            Step::CreateInstance { .. } => 5,
             _ => 2,
         }
     }

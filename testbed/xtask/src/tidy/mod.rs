@@ -16,7 +16,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         _ => return Err(format!("tidy takes --fast or nothing, not {arguments:?}.")),
     };
     let workspace = Workspace::load()?;
-    let mut report = Report::default();
+    let mut report = Report::new();
     rules(&workspace, &mut report);
     if !fast {
         compiled(&mut report);
