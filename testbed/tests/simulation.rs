@@ -105,7 +105,12 @@ matrix! {
     resync_fenced: ResyncFenced;
     repair: Repair;
     migrate: Migrate;
-    migrate_by_points: MigrateByPoints;
+    migrate_as_a_replica: MigrateAsReplica;
+}
+
+#[test]
+fn migrate_what_does_not_replicate_by_storage_that_does() {
+    matrix_of(Kind::MigratePlain, Transport::Storage, Style::Dr);
 }
 
 /// Seeds that failed once. They are run for ever.

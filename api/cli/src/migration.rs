@@ -64,6 +64,7 @@ fn check(check: MigrationCheck) -> String {
         let how = match check.approach.as_str() {
             "driver" => "by the driver",
             "points" => "by points, as a replica is filled",
+            "peers" => "as a replica of storage that replicates by itself",
             "host" => "from host to host, by the manager",
             _ => "not at all: the share is there",
         };

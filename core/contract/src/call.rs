@@ -248,6 +248,20 @@ verbs! {
         /// The other side.
         peer: InstanceId,
     } -> Outcome<()>;
+    /// Lets an active instance that was made without replication replicate, as one that is made so now would. Its users may
+    /// have to wait for a moment and to open their files anew, and find everything as it was. `Unchanged` where it replicates already.
+    true "begin_replication" BeginReplication {
+        /// How it would be made now, with its replication.
+        spec: InstanceSpec,
+    } -> Outcome<InstanceInfo>;
+    /// Takes away what lets an active instance replicate, which has no peer any more: it is as one made without. Its users may
+    /// have to wait for a moment. `Unchanged` where it does not replicate.
+    true "end_replication" EndReplication {
+        /// The instance.
+        instance: InstanceId,
+        /// The resource's epoch.
+        epoch: Epoch,
+    } -> Outcome<InstanceInfo>;
     /// Makes an empty, unserved instance that a migration fills.
     true "prepare_destination" PrepareDestination {
         /// What it is to be.

@@ -114,6 +114,10 @@ pub struct ReplicationCapability {
     /// Whether `update_replica_state` tells the lag in bytes.
     #[serde(default)]
     pub lag_bytes: bool,
+    /// Whether an instance that was made without replication can begin to replicate and end it again, so that it can be moved
+    /// like a replica: of storage that replicates by itself.
+    #[serde(default)]
+    pub converts: bool,
     /// Forms of fingerprints that `fingerprint` takes of what an instance holds, best first; two sides need one in
     /// common to be compared. Empty where the driver cannot read it again.
     #[serde(default)]

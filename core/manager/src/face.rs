@@ -202,7 +202,8 @@ pub struct Lag {
 pub struct MigrationCheck {
     /// Where it would go.
     pub host: String,
-    /// `driver`, `points` (as a replica is, by the streams of both drivers), `host` (the manager copies), `none` (it is there already), or empty when it cannot be.
+    /// `driver`, `points` (as a replica is, by the streams of both drivers),
+    /// `peers` (as a replica is, by storage that replicates by itself), `host` (the manager copies), `none` (it is there already), or empty when it cannot be.
     pub approach: &'static str,
     /// Why it cannot be, a sentence each; empty when it can.
     pub refused: Vec<String>,

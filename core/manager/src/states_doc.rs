@@ -135,6 +135,7 @@ fn capabilities(storage: bool, quiesce: bool) -> Capabilities {
         max_instances: None,
         quiesce,
         lag_bytes: false,
+        converts: true,
         fingerprints: vec!["x".into()],
     };
     Capabilities { replication: Some(replication), ..Capabilities::default() }
@@ -165,7 +166,8 @@ fn sides(name: &str) -> Sides {
         ..Compatibility::default()
     };
     let attach = (Some(AttachKind::Tree), Some(AttachKind::Tree));
-    Sides { compatibility, remark: None, streams: name.contains("by points"), attach }
+    let (streams, peers) = (name.contains("by points"), name.contains("by the storage"));
+    Sides { compatibility, remark: None, streams, peers, attach }
 }
 
 fn plans(page: &mut String) {
@@ -183,7 +185,7 @@ fn plans(page: &mut String) {
             at_once,
         },
     };
-    let cases: [(&str, Intent, bool, bool, bool); 21] = [
+    let cases: [(&str, Intent, bool, bool, bool); 23] = [
         ("create share", Intent::CreateShare { instance: OLD, only_host: None }, false, false, false),
         ("delete share", Intent::DeleteShare { force: false }, false, false, false),
         ("resize", Intent::Resize { from_gb: 1, to_gb: 2 }, false, false, false),
@@ -257,14 +259,25 @@ fn plans(page: &mut String) {
         ("migrate, by the driver, which needs the source read-only", migrate(false), false, false, false),
         ("migrate, by points, can quiesce", migrate(false), false, true, false),
         ("migrate, by points, cannot quiesce, at once", migrate(true), false, false, false),
+        ("migrate, by the storage", migrate(false), true, false, false),
         ("migrate, from host to host", migrate(false), false, false, false),
         ("migrate, from host to host, at once", migrate(true), false, false, false),
+        (
+            "release what a migration by the storage leaves",
+            Intent::Release { instance: NEW, force: false },
+            true,
+            false,
+            false,
+        ),
     ];
     for (name, intent, storage, quiesce, away) in cases {
         let both = name == "delete replica, writable";
         let state = if both { ReplicaState::Active } else { ReplicaState::InSync };
-        let instances =
+        let mut instances =
             [crate::plan::tests::row(OLD, ReplicaState::Active), crate::plan::tests::row(NEW, state)];
+        if matches!(intent, Intent::Release { .. }) {
+            instances[1].part = crate::model::Part::Outgoing;
+        }
         let capabilities = HashMap::from([OLD, NEW].map(|id| (id, capabilities(storage, quiesce))));
         let old = if away { Link::Away("away".into()) } else { seen(Role::Active) };
         let links = HashMap::from([(OLD, old), (NEW, seen(Role::Secondary))]);
@@ -303,6 +316,9 @@ fn words(steps: &[Step]) -> String {
         }
         Step::ReleasePoints => "release points".into(),
         Step::AwaitUpToDate { instance } => format!("await {} up to date", who(instance)),
+        Step::Follow { source, instance } => format!("let {} follow {}", who(instance), who(source)),
+        Step::Leave { instance, peer } => format!("let {} leave {}", who(instance), who(peer)),
+        Step::EndReplication { instance } => format!("end the replication of {}", who(instance)),
         Step::Join { instance } => format!("join {}", who(instance)),
         Step::Quiesce { instance, .. } => format!("quiesce {}", who(instance)),
         Step::Cast { instance, read_only: true } => format!("cast {} read-only", who(instance)),

@@ -31,6 +31,7 @@ pub(crate) fn capabilities(config: &Config) -> Capabilities {
             max_instances: None,
             quiesce: false,
             lag_bytes: false,
+            converts: false,
             fingerprints: vec![FINGERPRINT_SCHEME.to_owned()],
         }),
         attach: Some(AttachKind::Tree),

@@ -173,6 +173,7 @@ impl Driver for Fake {
                 max_instances: None,
                 quiesce: self.config.quiesce,
                 lag_bytes: self.config.mode == Mode::Storage,
+                converts: self.config.mode == Mode::Storage,
                 fingerprints: match self.config.mode {
                     Mode::Streamed => vec![streams::PRINTS.to_owned()],
                     Mode::Storage => Vec::new(),
@@ -371,6 +372,18 @@ impl StorageReplicated for Fake {
 
     async fn disconnect_peers(&self, cx: &OpContext, call: DisconnectPeers) -> Result<Outcome<()>> {
         self.act(cx, Some(call.instance), |sites| self.disconnect(sites, call.instance, call.peer)).await
+    }
+
+    async fn begin_replication(
+        &self,
+        cx: &OpContext,
+        call: BeginReplication,
+    ) -> Result<Outcome<InstanceInfo>> {
+        self.act(cx, Some(call.spec.instance), |sites| self.replicates_now(sites, &call.spec)).await
+    }
+
+    async fn end_replication(&self, cx: &OpContext, call: EndReplication) -> Result<Outcome<InstanceInfo>> {
+        self.act(cx, Some(call.instance), |sites| self.replicates_no_more(sites, &call)).await
     }
 }
 

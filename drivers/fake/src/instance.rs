@@ -42,6 +42,9 @@ pub(crate) struct Instance {
     /// Instances that its storage replicates with, and whether its data won when they were connected.
     pub(crate) peers: BTreeMap<InstanceId, bool>,
     pub(crate) up_to_date: bool,
+    /// The peer that it was last told to follow, and the epoch at which: that one may be at an older one.
+    #[serde(default)]
+    pub(crate) led_by: Option<(InstanceId, Epoch)>,
     /// Of a `writable` resource: it serves beside a peer, so that it takes no writes while they are cut off from each other,
     /// before somebody says that it goes on alone.
     #[serde(default)]
@@ -119,6 +122,7 @@ impl Instance {
             partial: None,
             peers: BTreeMap::new(),
             up_to_date: role == Role::Active,
+            led_by: None,
             paired: false,
             returns: None,
             own: false,

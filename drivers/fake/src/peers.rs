@@ -1,6 +1,9 @@
 //! Storage that replicates by itself: links between instances, and what flows over them.
 
-use tandem_sdk::{ConnectPeers, Endpoint, Error, InstanceId, Outcome, Result, Role, Style};
+use tandem_sdk::{
+    ConnectPeers, EndReplication, Endpoint, Error, InstanceId, InstanceInfo, InstanceSpec, Outcome, Result,
+    Role, Style,
+};
 
 use crate::driver::Fake;
 use crate::instance::{Instance, find};
@@ -48,6 +51,7 @@ impl Fake {
         }
         if !call.authoritative {
             instance.returns = None;
+            instance.led_by = Some((call.peer.instance, call.epoch));
         }
         match instance.peers.get(&call.peer.instance) {
             Some(authoritative) if *authoritative == call.authoritative => return Ok(Outcome::Unchanged(())),
@@ -83,6 +87,55 @@ impl Fake {
             }
             None => Outcome::Unchanged(()),
         })
+    }
+
+    /// An instance that was made without replication is as if it had been made with it.
+    pub(crate) fn replicates_now(
+        &self,
+        sites: &mut Sites,
+        spec: &InstanceSpec,
+    ) -> Result<Outcome<InstanceInfo>> {
+        if spec.replication.is_none() {
+            return Err(Error::invalid("an instance that is to replicate needs to be told its style"));
+        }
+        self.check_style(spec)?;
+        let instance = find(sites, &self.config.site, spec.instance)?;
+        instance.admit(spec.epoch)?;
+        require_active(instance)?;
+        let begun = instance.spec.replication.is_none();
+        if begun {
+            instance.spec.replication.clone_from(&spec.replication);
+        }
+        let info = self.info(instance);
+        Ok(if begun { Outcome::Changed(info) } else { Outcome::Unchanged(info) })
+    }
+
+    /// And as if it had been made without.
+    pub(crate) fn replicates_no_more(
+        &self,
+        sites: &mut Sites,
+        call: &EndReplication,
+    ) -> Result<Outcome<InstanceInfo>> {
+        let instance = find(sites, &self.config.site, call.instance)?;
+        instance.admit(call.epoch)?;
+        require_active(instance)?;
+        if let Some(peer) = instance.peers.keys().next() {
+            return Err(Error::conflict(format!(
+                "instance {} replicates with {peer}; disconnect them first",
+                call.instance
+            )));
+        }
+        let ended = instance.spec.replication.take().is_some();
+        (instance.own, instance.paired, instance.led_by) = (false, false, None);
+        let info = self.info(instance);
+        Ok(if ended { Outcome::Changed(info) } else { Outcome::Unchanged(info) })
+    }
+}
+
+fn require_active(instance: &Instance) -> Result<()> {
+    match instance.role {
+        Role::Active => Ok(()),
+        _ => Err(Error::conflict(format!("instance {} is no active one", instance.spec.instance))),
     }
 }
 
@@ -160,7 +213,7 @@ pub(crate) fn propagate(sites: &mut Sites, site: &str, id: InstanceId) {
         let (linked, beside) = (reaches(sites, id, *peer), is_beside(sites, &active, *peer));
         if let Some(peer) = get_mut(sites, *peer)
             && (follows(peer) || is_writable(peer))
-            && peer.epoch <= active.epoch
+            && may_lead(&active, peer)
         {
             if linked && peer.up_to_date && (follows(peer) || beside) {
                 peer.data.clone_from(&active.data);
@@ -236,10 +289,15 @@ fn source_of(sites: &Sites, instance: &Instance) -> Option<(InstanceId, Data)> {
     instance.peers.keys().find_map(|peer| {
         let up = site_of(sites, *peer).is_some_and(|s| sites.get(&s).is_some_and(|s| !s.down));
         get(sites, *peer)
-            .filter(|p| up && p.role == Role::Active && p.up_to_date && p.epoch >= instance.epoch)
+            .filter(|p| up && p.role == Role::Active && p.up_to_date && may_lead(p, instance))
             .filter(|p| p.peers.contains_key(&id) && !is_cut(sites, id, *peer))
             .map(|p| (*peer, p.data.clone()))
     })
+}
+
+/// Whether one is followed by another: at its epoch or before, or because that one was told so at its own.
+fn may_lead(active: &Instance, follower: &Instance) -> bool {
+    follower.epoch <= active.epoch || follower.led_by == Some((active.spec.instance, follower.epoch))
 }
 
 /// Whether both know each other, and nothing lies between them.

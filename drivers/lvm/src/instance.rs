@@ -211,7 +211,7 @@ fn options(spec: &InstanceSpec, usual: Filesystem) -> Result<(Filesystem, Protoc
 }
 
 impl Inner {
-    fn check(&self, spec: &InstanceSpec) -> Result<(Filesystem, Protocol)> {
+    pub(crate) fn check(&self, spec: &InstanceSpec) -> Result<(Filesystem, Protocol)> {
         if spec.kind != ResourceKind::Share {
             return Err(Error::unsupported("the LVM driver keeps shares only"));
         }

@@ -44,6 +44,7 @@ pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
             max_instances: Some(2),
             quiesce: false,
             lag_bytes: true,
+            converts: true,
             fingerprints: Vec::new(),
         }),
         attach: Some(AttachKind::Tree),

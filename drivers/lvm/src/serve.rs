@@ -90,6 +90,7 @@ impl Inner {
             return Ok(self.take_away(cx, image).await? || changed);
         }
         if image.meta.record.is_some() {
+            changed |= self.leave_bare(cx, image).await?;
             changed |= self.serve_stack(cx, image).await?;
         }
         match there.filter(|there| !there.stopped) {

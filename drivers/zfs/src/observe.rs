@@ -35,6 +35,7 @@ pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
             max_instances: None,
             quiesce: true,
             lag_bytes: false,
+            converts: false,
             fingerprints: vec![tandem_sdk::mirror::FINGERPRINT_SCHEME.to_owned()],
         }),
         attach: Some(AttachKind::Tree),

@@ -44,6 +44,8 @@ pub enum Needs {
     StorageDr,
     /// Storage that replicates by itself, in the style `writable`.
     StorageWritable,
+    /// Storage that replicates by itself, also what was made without.
+    StorageConverts,
     /// Migration by the driver.
     Migration,
     /// Streams, in the style `readable`.
@@ -72,6 +74,7 @@ impl Needs {
             Self::StorageReadable => storage && style(Style::Readable),
             Self::StorageDr => storage && style(Style::Dr),
             Self::StorageWritable => storage && style(Style::Writable),
+            Self::StorageConverts => storage && replication.is_some_and(|r| r.converts),
             Self::Migration => capabilities.migration.is_some(),
             Self::StreamsReadable => streams && style(Style::Readable),
             Self::StreamsDr => streams && style(Style::Dr),
@@ -81,7 +84,7 @@ impl Needs {
 
 /// Every case.
 pub fn cases() -> Vec<Case> {
-    use crate::cases::{access, calls, instances, migration, prints, roles, storage, streams, what};
+    use crate::cases::{access, calls, convert, instances, migration, prints, roles, storage, streams, what};
     [
         what::CASES,
         instances::CASES,
@@ -91,6 +94,7 @@ pub fn cases() -> Vec<Case> {
         streams::CASES,
         prints::CASES,
         storage::CASES,
+        convert::CASES,
         migration::CASES,
     ]
     .into_iter()

@@ -143,6 +143,8 @@ abilities! {
     StorageReplicated {
         ConnectPeers => connect_peers(args);
         DisconnectPeers => disconnect_peers(args);
+        BeginReplication => begin_replication(args);
+        EndReplication => end_replication(args);
     }
     Migration {
         PrepareDestination => prepare_destination(args);

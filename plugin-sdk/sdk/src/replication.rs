@@ -1,13 +1,13 @@
 //! Abilities of drivers that mirror.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::os::fd::OwnedFd;
 
 use tandem_contract::{
-    ConnectPeers, ContentFingerprint, CreateReplica, DeleteReplica, DemoteReplica, DiscardPartial,
-    DisconnectPeers, Endpoint, GetEndpoint, InstanceInfo, MakePoint, Outcome, PointInfo, PromoteReplica,
-    Quiesce, ReadFingerprint, Receive, ReleasePoint, ReplicaReport, Result, ResumeWrites, SendStream,
-    TransferReport, UpdateReplicaState,
+    BeginReplication, ConnectPeers, ContentFingerprint, CreateReplica, DeleteReplica, DemoteReplica,
+    DiscardPartial, DisconnectPeers, EndReplication, Endpoint, Error, GetEndpoint, InstanceInfo, MakePoint,
+    Outcome, PointInfo, PromoteReplica, Quiesce, ReadFingerprint, Receive, ReleasePoint, ReplicaReport,
+    Result, ResumeWrites, SendStream, TransferReport, UpdateReplicaState,
 };
 
 use crate::{Driver, OpContext};
@@ -144,4 +144,23 @@ pub trait StorageReplicated: Replication + Reachable {
         cx: &OpContext,
         call: DisconnectPeers,
     ) -> impl Future<Output = Result<Outcome<()>>> + Send;
+
+    /// Lets an active instance that was made without replication replicate from now on; its users find everything as it was.
+    /// Claimed by `ReplicationCapability::converts`.
+    fn begin_replication(
+        &self,
+        _: &OpContext,
+        _: BeginReplication,
+    ) -> impl Future<Output = Result<Outcome<InstanceInfo>>> + Send {
+        ready(Err(Error::unsupported("what was made without replication stays so on this storage")))
+    }
+
+    /// Takes away again what lets an active instance replicate. One that has a peer is refused with `Conflict`.
+    fn end_replication(
+        &self,
+        _: &OpContext,
+        _: EndReplication,
+    ) -> impl Future<Output = Result<Outcome<InstanceInfo>>> + Send {
+        ready(Err(Error::unsupported("what was made with replication stays so on this storage")))
+    }
 }

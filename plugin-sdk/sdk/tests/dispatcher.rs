@@ -50,6 +50,7 @@ impl Driver for Probe {
                     max_instances: None,
                     quiesce: false,
                     lag_bytes: false,
+                    converts: false,
                     fingerprints: Vec::new(),
                 });
             }

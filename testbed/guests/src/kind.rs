@@ -18,7 +18,7 @@ pub enum Kind {
 /// The disks of a guest, and the pools or groups made of them.
 pub const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
 /// The size of each.
-pub const DISK: u64 = 2 << 30;
+pub const DISK: u64 = 3 << 30;
 
 impl Kind {
     /// By its name on a command line.

@@ -34,13 +34,15 @@ pub enum Kind {
     ResyncFenced,
     Repair,
     Migrate,
-    MigrateByPoints,
+    MigrateAsReplica,
+    /// The same of a share whose type does not replicate, by storage that does.
+    MigratePlain,
     Arbitrate,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::CreateShare,
         Self::CreateReplica,
         Self::Sync,
@@ -56,7 +58,8 @@ impl Kind {
         Self::ResyncFenced,
         Self::Repair,
         Self::Migrate,
-        Self::MigrateByPoints,
+        Self::MigrateAsReplica,
+        Self::MigratePlain,
         Self::Arbitrate,
     ];
 
@@ -73,7 +76,7 @@ impl Kind {
             Self::UpdateAccess => "update_access",
             Self::Extend | Self::Shrink => "resize",
             Self::Repair => "repair",
-            Self::Migrate | Self::MigrateByPoints => "migrate",
+            Self::Migrate | Self::MigrateAsReplica | Self::MigratePlain => "migrate",
             Self::Arbitrate => "arbitrate",
         }
     }
@@ -129,7 +132,7 @@ struct Scene {
 
 /// Runs a case.
 pub fn run(case: &Case) -> Outcome {
-    let moves = case.kind != Kind::MigrateByPoints;
+    let moves = !matches!(case.kind, Kind::MigrateAsReplica | Kind::MigratePlain);
     let config = Config { seed: 1, transport: case.transport, twice: case.twice, jitter: false, moves };
     let sim = Sim::new(config);
     let counts = RefCell::new((Counts::default(), Vec::new()));
@@ -165,11 +168,7 @@ pub fn run(case: &Case) -> Outcome {
 
 /// An undisturbed migration comes to where it was to go.
 async fn went(life: &Life<'_>, case: &Case, scene: &Scene) -> Result<(), Vec<String>> {
-    let moves = match case.kind {
-        Kind::Migrate => true,
-        Kind::MigrateByPoints => case.transport != Transport::Storage,
-        _ => false,
-    };
+    let moves = matches!(case.kind, Kind::Migrate | Kind::MigrateAsReplica | Kind::MigratePlain);
     let Some(share) = scene.share.filter(|_| moves && case.fault.is_none()) else { return Ok(()) };
     match life.active(share).await {
         (_, site) if site == SITES[1] => Ok(()),
@@ -182,9 +181,17 @@ async fn prepare(life: &Life<'_>, case: &Case) -> Scene {
     if case.kind == Kind::CreateShare {
         return Scene { share_type: life.share_type(case.style).await, ..Scene::default() };
     }
-    let alone = [Kind::CreateReplica, Kind::DeleteShare, Kind::Repair, Kind::Migrate, Kind::MigrateByPoints];
+    let alone = [
+        Kind::CreateReplica,
+        Kind::DeleteShare,
+        Kind::Repair,
+        Kind::Migrate,
+        Kind::MigrateAsReplica,
+        Kind::MigratePlain,
+    ];
     if alone.contains(&case.kind) {
-        let share_type = life.share_type(case.style).await;
+        let style = Some(case.style).filter(|_| case.kind != Kind::MigratePlain);
+        let share_type = life.share_type(style).await;
         let share = life.ask_share(share_type).await.expect("a share is admitted");
         life.idle().await;
         life.write(share, 3, 200).await;
@@ -272,10 +279,10 @@ async fn request(life: &Life<'_>, case: &Case, scene: &Scene) -> Result<(), Deni
         Kind::UpdateAccess => life.ask_rule(share, "10.0.0.1").await,
         Kind::Extend => manager.extend_share(&caller, share, 3).await.map(drop),
         Kind::Shrink => manager.shrink_share(&caller, share, 1).await.map(drop),
-        Kind::Migrate | Kind::MigrateByPoints => {
-            // The model driver promises nothing by itself, and storage that replicates by itself has no points.
-            let points = case.kind == Kind::MigrateByPoints && case.transport != Transport::Storage;
-            let needs = Needs { writable: points, preserve_metadata: points, ..Needs::default() };
+        Kind::Migrate | Kind::MigrateAsReplica | Kind::MigratePlain => {
+            // The model driver promises nothing by itself.
+            let replica = case.kind != Kind::Migrate;
+            let needs = Needs { writable: replica, preserve_metadata: replica, ..Needs::default() };
             let there = format!("sim@{}", SITES[1]);
             let request = MigrationRequest { needs, ..migration(there) };
             manager.migrate(&caller, share, request).await.map(drop)

@@ -36,16 +36,14 @@ impl Life<'_> {
     }
 
     /// Makes a type of shares that replicate.
-    pub async fn share_type(&self, style: Style) -> Uuid {
-        let specs = [
-            ("driver_handles_share_servers", "False"),
-            ("replication_type", style.as_str()),
-            ("replication:rpo_seconds", "10"),
-        ];
+    pub async fn share_type(&self, style: impl Into<Option<Style>>) -> Uuid {
+        let style = style.into().map(Style::as_str);
+        let replicates = style.map(|style| [("replication_type", style), ("replication:rpo_seconds", "10")]);
+        let specs = replicates.into_iter().flatten().chain([("driver_handles_share_servers", "False")]);
         let extra_specs: BTreeMap<String, String> =
-            specs.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+            specs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let new = NewType {
-            name: format!("type {}", style.as_str()),
+            name: format!("type {}", style.unwrap_or("plain")),
             is_public: true,
             extra_specs,
             description: None,

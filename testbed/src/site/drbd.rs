@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tandem_guests::{Guest, Host, lvm};
 
 use super::storage::{group, mounts};
@@ -83,7 +83,9 @@ impl Site {
             if over { Ok(()) } else { Err(format!("the comparison does not end: {sides:?}")) }
         });
         for id in [active, replica] {
-            assert_eq!(self.side(id).kib("out-of-sync"), 0, "blocks differ: {:?}", self.side(id));
+            let side = self.side(id);
+            let said = || [active, replica].map(|id| self.kernel_said(id)).join("\n-- the other side\n");
+            assert_eq!(side.kib("out-of-sync"), 0, "blocks differ: {side:?}\n{}", said());
         }
         // Nothing is written meanwhile, so that both volumes are what the file system holds.
         let folder = self.path(active);
@@ -95,6 +97,12 @@ impl Site {
         guest.run(&["fsfreeze", "--unfreeze", &folder]).unwrap();
         let [here, there] = sums.map(|sum| sum.unwrap());
         assert_eq!(here, there, "the volumes of {active} and {replica} differ");
+    }
+
+    /// What the kernel of a replica's host says of DRBD.
+    fn kernel_said(&self, replica: &str) -> String {
+        let said = self.guest_with(replica).run(&["dmesg"]).unwrap_or_default();
+        said.lines().filter(|line| line.contains("drbd")).collect::<Vec<_>>().join("\n")
     }
 
     /// The checksum of a replica's volume, past every cache.
@@ -113,8 +121,23 @@ fn owned((name, value): (&str, &str)) -> (String, String) {
 /// What lies in the groups, their kernels and their folders, and belongs to nothing in the store; and what should be there and
 /// is not.
 pub(super) fn leftovers(site: &Site) -> Vec<String> {
-    let rows = site.api.replicas().unwrap();
+    let mut rows = site.api.replicas().unwrap();
+    rows.extend(alone(site));
     POOLS.iter().flat_map(|(pool, _)| leftovers_of(site, pool, &rows)).collect()
+}
+
+/// Instances of shares whose types do not replicate, as rows of replicas.
+fn alone(site: &Site) -> Vec<Value> {
+    let all = site.api.get("v2/share_instances").unwrap();
+    let all = all["share_instances"].as_array().cloned().unwrap_or_default();
+    let row = |instance: Value| {
+        let id = word(&instance["id"]);
+        let found = site.api.get(&format!("v2/share_instances/{id}/export_locations")).unwrap();
+        let paths = found["export_locations"].as_array().cloned().unwrap_or_default();
+        let paths: Vec<&Value> = paths.iter().map(|location| &location["path"]).collect();
+        json!({"id": id, "host": instance["host"], "fenced": false, "exports": paths, "replica_state": null})
+    };
+    all.into_iter().filter(|instance| instance["replica_state"].is_null()).map(row).collect()
 }
 
 fn leftovers_of(site: &Site, pool: &str, rows: &[Value]) -> Vec<String> {
@@ -126,7 +149,8 @@ fn leftovers_of(site: &Site, pool: &str, rows: &[Value]) -> Vec<String> {
         rows.iter().filter(|(_, row)| pick(row)).map(|(id, _)| id.clone()).collect()
     };
     let all = of(&|_| true);
-    let alive = of(&|row| row["fenced"] != true);
+    let replicated = of(&|row| !row["replica_state"].is_null());
+    let alive = of(&|row| row["fenced"] != true && !row["replica_state"].is_null());
     let shown = of(&|row| row["exports"].as_array().is_some_and(|exports| !exports.is_empty()));
     let mut found = Vec::new();
     let mut strange = |what: &str, is: BTreeSet<String>, should: &BTreeSet<String>| {
@@ -139,9 +163,10 @@ fn leftovers_of(site: &Site, pool: &str, rows: &[Value]) -> Vec<String> {
         listing.split_whitespace().filter_map(|v| v.strip_prefix("tandem-")).collect();
     let ending = |end: &str| volumes.iter().filter_map(|v| Some(v.strip_suffix(end)?.to_owned())).collect();
     strange("volumes", volumes.iter().filter(|v| !v.contains('.')).map(|v| (*v).to_owned()).collect(), &all);
-    strange("volumes of metadata", ending(".drbd"), &all);
+    strange("volumes of metadata", ending(".drbd"), &replicated);
     let views: Vec<&str> = volumes.iter().filter_map(|v| Some(v.rsplit_once(".read")?.0)).collect();
-    let secondaries = |id: &str| shown.contains(id) && rows[id]["replica_state"] != "active";
+    let secondaries =
+        |id: &str| shown.contains(id) && replicated.contains(id) && rows[id]["replica_state"] != "active";
     strange(
         "snapshots for readers",
         views.iter().map(|id| (*id).to_owned()).collect(),

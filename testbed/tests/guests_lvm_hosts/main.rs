@@ -1,5 +1,5 @@
 //! Two storage hosts with LVM whose shares DRBD replicates over a cable of its own: promoted under a writer, cut off and
-//! healed, written to on both sides, promoted by force while the other side goes on, struck at each step.
+//! healed, written to on both sides, promoted by force while the other side goes on, struck at each step, moved.
 //!
 //! `TANDEM_LONG=1` (`cargo xtask testbed --long`) does it in every style and protocol, and strikes at every moment (of which
 //! `TANDEM_PART=2/8` takes the second eighth); `TANDEM_SEED` repeats a run.
@@ -11,6 +11,7 @@
     reason = "a panic is a failed test with its reason"
 )]
 
+mod moving;
 mod parted;
 mod power;
 mod writable;
@@ -310,7 +311,7 @@ fn two_hosts_with_drbd_between_them_lose_nothing_and_decide_nothing() {
             a_host_that_was_gone_past_serves_nobody(&site, &share);
             a_power_cut_costs_the_activity_log(&site, &share);
         } else {
-            power::a_promotion_is_struck(&site, &share);
+            power::some_are_struck(&site, &share);
         }
         audit::at_rest(&site);
         audit::removed(&site);

@@ -58,7 +58,9 @@ impl Report {
         if let Err(sentence) = &outcome {
             say(sentence);
         }
-        HELD.with_borrow_mut(|held| held.as_mut().map(std::mem::take)).iter().for_each(|text| print!("{text}"));
+        HELD.with_borrow_mut(|held| held.as_mut().map(std::mem::take))
+            .iter()
+            .for_each(|text| print!("{text}"));
         let good = outcome.is_ok();
         self.rows.push(Row { step: step.into(), took: start.elapsed(), outcome });
         good

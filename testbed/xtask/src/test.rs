@@ -147,7 +147,8 @@ fn steps(
             in_guests(workspace, &suites, &cases, long, report, total);
         }
         if let Some(beside) = beside {
-            let (rows, counts) = beside.join().map_err(|_| "the end-to-end tests were not run to their end.")?;
+            let (rows, counts) =
+                beside.join().map_err(|_| "the end-to-end tests were not run to their end.")?;
             report.join(rows);
             *total += counts;
         }

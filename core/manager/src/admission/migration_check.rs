@@ -95,6 +95,18 @@ impl Core {
                 check.interruption_seconds = left;
                 [(false, ""), (true, "snapshots"), (false, ""), (true, SECOND_PHASE)]
             }
+            Approach::Peers => {
+                check.approach = "peers";
+                check.writable = true;
+                check.interruption =
+                    "where the share's type does not replicate, for a moment when it begins, and files that are open then are \
+                     lost to their users; read-only after migration_complete until both sides hold the same; then users remount \
+                     once"
+                        .into();
+                // What is written arrives at once.
+                check.interruption_seconds = Some(1);
+                [(false, ""), (true, "snapshots"), (false, ""), (true, SECOND_PHASE)]
+            }
             Approach::Host => {
                 let blocks = attach == Some(AttachKind::Block);
                 check.approach = "host";

@@ -1,10 +1,10 @@
-//! Plans of migrations: by the driver where it understands the destination, else by points where both drivers speak a
-//! format of streams, else by copying from host to host.
+//! Plans of migrations: by the driver where it understands the destination, else as a replica is carried (by points where both
+//! drivers speak a format of streams, or by the storage where that replicates by itself), else by copying from host to host.
 //!
 //! Nothing here knows what kind of resource moves. Until the switch the source is what users reach, and everything can
 //! be taken back; the switch is one commit of the store; what the loser leaves is removed by an operation of its own.
 
-use tandem_contract::{Compatibility, Error, InstanceId};
+use tandem_contract::{Compatibility, Demotion, Error, InstanceId};
 
 use super::{Sides, Step, World};
 use crate::model::{MigrationRequest, Part};
@@ -16,12 +16,14 @@ pub(crate) enum Approach {
     Driver(Compatibility),
     /// As a replica is: points, carried by the streams of both drivers.
     Points,
+    /// As a replica is: by storage that replicates by itself.
+    Peers,
     /// By copying what both drivers attach.
     Host,
 }
 
-/// What points and their streams promise: snapshots of other people stay behind, and users remount once.
-pub(crate) const BY_POINTS: Compatibility = Compatibility {
+/// What is promised to what goes as a replica does: snapshots of other people stay behind, and users remount once.
+pub(crate) const AS_A_REPLICA: Compatibility = Compatibility {
     compatible: true,
     writable: true,
     nondisruptive: false,
@@ -42,8 +44,13 @@ pub(crate) fn approach(request: &MigrationRequest, sides: &Sides) -> Result<Appr
         }
         why = Some(format!("the driver does not promise {} for this destination", missing.join(", ")));
     }
-    if !request.host_assisted && sides.streams && request.needs.missing(&BY_POINTS).is_empty() {
-        return Ok(Approach::Points);
+    if !request.host_assisted && request.needs.missing(&AS_A_REPLICA).is_empty() {
+        if sides.streams {
+            return Ok(Approach::Points);
+        }
+        if sides.peers {
+            return Ok(Approach::Peers);
+        }
     }
     let why = why.unwrap_or_else(|| "the source's driver does not understand this destination".into());
     if request.needs.any() {
@@ -90,6 +97,7 @@ pub(super) fn migrate(
         Approach::Points => {
             steps.extend(by_points(world, source, instance, request));
         }
+        Approach::Peers => steps.extend(by_peers(source, instance, request)),
         Approach::Host => {
             let live = Step::Mirror { source, instance, last: false, fenced: false };
             let last = |fenced| Step::Mirror { source, instance, last: true, fenced };
@@ -151,6 +159,25 @@ fn by_points(
     steps
 }
 
+/// Users write until the switch is asked for, and what they write goes on to the destination at once. It may have been away
+/// while it was waited for: so the two are brought together again then.
+fn by_peers(source: InstanceId, instance: InstanceId, request: &MigrationRequest) -> Vec<Step> {
+    let follow = Step::Follow { source, instance };
+    let mut steps = vec![Step::CreateReplica { instance }, Step::Grant { instance }, follow.clone()];
+    if !request.at_once {
+        steps.extend([Step::AwaitProceed { assisted: true }, follow.clone()]);
+    }
+    steps.extend([
+        Step::Cast { instance: source, read_only: true },
+        follow,
+        Step::Demote { instance: source, to: Demotion::Secondary },
+        Step::Succeed { source, instance },
+        Step::Switch { source, instance },
+        Step::ApplyAccess { instance },
+    ]);
+    steps
+}
+
 /// The steps of another way, where the driver's attempt has failed in its first phase: what it began is ended, what it
 /// made is removed, and the share goes by points, or else from host to host. `None` where that cannot be, or was not asked
 /// for. The world's sides are those without the driver.
@@ -186,7 +213,11 @@ pub(super) fn undo(source: InstanceId, instance: InstanceId, steps: &[Step], fai
     if reached(&|s| matches!(s, Step::Assist { .. })) {
         undo.push(Step::Unwind { source, instance });
     }
-    if reached(&|s| matches!(s, Step::Withdraw { .. })) {
+    if reached(&|s| matches!(s, Step::Demote { .. })) {
+        // It is the active one whether or not the destination can be told that it is not.
+        undo.push(Step::Leave { instance: source, peer: instance });
+    }
+    if reached(&|s| matches!(s, Step::Withdraw { .. } | Step::Demote { .. })) {
         undo.push(Step::Ensure { instance: source });
     }
     if reached(&|s| matches!(s, Step::Quiesce { .. })) {
@@ -209,5 +240,15 @@ pub(super) fn release(world: &World<'_>, instance: InstanceId) -> Result<Vec<Ste
     if row.part == Part::Whole {
         return Err(Error::cancelled("it is what the share's users reach now"));
     }
-    Ok(vec![Step::Detach { instance }, Step::DeleteInstance { instance }])
+    let mut steps = Vec::new();
+    // Where its driver cannot be asked, the step does.
+    let may = |id| world.capabilities.get(&id).is_none_or(super::by_storage);
+    if let Some(stays) = world.active().filter(|stays| stays.id != instance && may(stays.id)) {
+        steps.push(Step::Leave { instance: stays.id, peer: instance });
+        if world.style.is_none() {
+            steps.push(Step::EndReplication { instance: stays.id });
+        }
+    }
+    steps.extend([Step::Detach { instance }, Step::DeleteInstance { instance }]);
+    Ok(steps)
 }

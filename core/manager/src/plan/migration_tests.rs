@@ -46,6 +46,7 @@ fn in_world<T>(sides: Sides, ask: impl FnOnce(&World<'_>) -> T) -> T {
         max_instances: None,
         quiesce: false,
         lag_bytes: false,
+        converts: false,
         fingerprints: Vec::new(),
     };
     let source = Capabilities { replication: Some(replication), ..Capabilities::default() };
@@ -93,20 +94,21 @@ fn at(steps: &[Step], pick: impl Fn(&Step) -> bool) -> Option<usize> {
 }
 
 proptest! {
-    /// By the driver where it promises all that is needed, else by points where those promise it, else from host to host
-    /// where nothing is needed, else not.
+    /// By the driver where it promises all that is needed, else as a replica goes where that promises it (by points, or by the
+    /// storage), else from host to host where nothing is needed, else not.
     #[test]
     fn the_approach_follows_from_promises_and_needs(
-        forced: bool, at_once: bool, streams: bool, needs in needs(), promises in promises(), here in attaches(),
-        there in attaches(),
+        forced: bool, at_once: bool, streams: bool, peers: bool, needs in needs(), promises in promises(),
+        here in attaches(), there in attaches(),
     ) {
         let request = request(forced, needs, at_once);
-        let sides = Sides { compatibility: promises, remark: None, streams, attach: (here, there) };
+        let sides = Sides { compatibility: promises, remark: None, streams, peers, attach: (here, there) };
         let planned = planned(&request, sides);
         let by_driver = !forced && promises.compatible && needs.missing(&promises).is_empty();
-        let by_points = !forced && !by_driver && streams && !needs.nondisruptive && !needs.preserve_snapshots;
-        let by_host = !by_driver && !by_points && !needs.any() && here.is_some() && here == there;
-        prop_assert_eq!(planned.is_ok(), by_driver || by_points || by_host);
+        let as_replica = !forced && !by_driver && !needs.nondisruptive && !needs.preserve_snapshots;
+        let (by_points, by_peers) = (as_replica && streams, as_replica && !streams && peers);
+        let by_host = !by_driver && !by_points && !by_peers && !needs.any() && here.is_some() && here == there;
+        prop_assert_eq!(planned.is_ok(), by_driver || by_points || by_peers || by_host);
         let Ok(steps) = planned else { return Ok(()) };
         prop_assert_eq!(at(&steps, |s| matches!(s, Step::Assist { .. })).is_some(), by_driver);
         prop_assert_eq!(at(&steps, |s| matches!(s, Step::Mirror { .. })).is_some(), by_host);
@@ -128,6 +130,16 @@ proptest! {
             prop_assert!(wait.is_none_or(|wait| wait < hold && carried(&steps[wait..hold]) == 1));
             let grant = at(&steps, |s| matches!(s, Step::Grant { .. })).unwrap();
             prop_assert!(grant < hold);
+        } else if by_peers {
+            // Both are waited for before anybody waits, and once nobody writes any more.
+            let cast = at(&steps, |s| matches!(s, Step::Cast { read_only: true, .. })).unwrap();
+            let demote = at(&steps, |s| matches!(s, Step::Demote { .. })).unwrap();
+            let succeed = at(&steps, |s| matches!(s, Step::Succeed { .. })).unwrap();
+            prop_assert!(cast < demote && demote < succeed && succeed < switch);
+            let follow = Step::Follow { source: SOURCE, instance: DEST };
+            prop_assert_eq!((&steps[cast - 1], &steps[demote - 1]), (&follow, &follow));
+            let grant = at(&steps, |s| matches!(s, Step::Grant { .. })).unwrap();
+            prop_assert!(grant < cast);
         } else if by_host {
             let cast = at(&steps, |s| matches!(s, Step::Cast { read_only: true, .. })).unwrap();
             let last = at(&steps, |s| matches!(s, Step::Mirror { last: true, .. })).unwrap();
@@ -156,7 +168,7 @@ proptest! {
         let request = request(false, needs, at_once);
         let attach = (Some(AttachKind::Tree), Some(AttachKind::Tree));
         let compatibility = Compatibility { compatible: true, ..promises };
-        let sides = Sides { compatibility, remark: None, streams: false, attach };
+        let sides = Sides { compatibility, remark: None, streams: false, peers: false, attach };
         let Ok(steps) = planned(&request, sides.clone()) else { return Ok(()) };
         let first = at(&steps, |s| matches!(s, Step::Carry { .. })).unwrap_or(0);
         let taken = &steps[..=cut.min(first)];
@@ -179,11 +191,11 @@ proptest! {
     /// Whatever fails before the switch, the source is written again and nothing of the driver's goes on.
     #[test]
     fn the_way_back_gives_the_source_back(
-        promises in promises(), at_once: bool, streams: bool, cut in 0_usize..16
+        promises in promises(), at_once: bool, streams: bool, peers: bool, cut in 0_usize..16
     ) {
         let request = request(false, Needs::default(), at_once);
         let attach = (Some(AttachKind::Tree), Some(AttachKind::Tree));
-        let sides = Sides { compatibility: promises, remark: None, streams, attach };
+        let sides = Sides { compatibility: promises, remark: None, streams, peers, attach };
         let steps = planned(&request, sides).unwrap();
         let failed = cut.min(steps.len() - 1);
         let intent = Intent::Migrate { source: SOURCE, destination: DEST, request };
@@ -197,7 +209,13 @@ proptest! {
         let cast = reached(&|s| matches!(s, Step::Cast { .. }));
         prop_assert_eq!(back.contains(&Step::Cast { instance: SOURCE, read_only: false }), cast);
         let away = reached(&|s| matches!(s, Step::Withdraw { .. }));
-        prop_assert_eq!(back.contains(&Step::Ensure { instance: SOURCE }), away);
+        let demoted = reached(&|s| matches!(s, Step::Demote { .. }));
+        prop_assert_eq!(back.contains(&Step::Ensure { instance: SOURCE }), away || demoted);
+        // It leaves its peer before it is the active one again.
+        let leaves = at(&back, |s| *s == Step::Leave { instance: SOURCE, peer: DEST });
+        prop_assert_eq!(leaves.is_some(), demoted);
+        let served = at(&back, |s| matches!(s, Step::Ensure { .. }));
+        prop_assert!(leaves.is_none_or(|n| served == Some(n + 1)));
         let begun = reached(&|s| matches!(s, Step::Assist { .. }));
         prop_assert_eq!(back.contains(&Step::Unwind { source: SOURCE, instance: DEST }), begun);
         let attached = reached(&|s| matches!(s, Step::Mirror { .. }));

@@ -17,7 +17,7 @@ mod world;
 pub(crate) use migration::{Approach, approach, instead};
 pub(crate) use replication::overtaken;
 pub(crate) use world::{
-    Link, Sides, World, by_storage, can_quiesce, common_form, common_format, newest_common,
+    Link, Sides, World, by_storage, can_quiesce, common_form, common_format, common_protocol, newest_common,
 };
 
 /// One step of an operation. Every step may be taken again after a crash: its executor looks first.
@@ -86,6 +86,25 @@ pub enum Step {
     },
     /// Let go of the points that no replica needs.
     ReleasePoints,
+    /// Let storage that replicates by itself carry a migration's source to its destination, and wait until both hold the same.
+    Follow {
+        /// From.
+        source: InstanceId,
+        /// To.
+        instance: InstanceId,
+    },
+    /// End that on this side.
+    Leave {
+        /// On this side.
+        instance: InstanceId,
+        /// The other side.
+        peer: InstanceId,
+    },
+    /// Take away what lets an instance replicate whose share's type does not.
+    EndReplication {
+        /// The instance.
+        instance: InstanceId,
+    },
     /// Wait for storage that replicates by itself.
     AwaitUpToDate {
         /// The secondary.
@@ -241,7 +260,14 @@ impl Step {
     /// Whether a failure of it is only remarked: what it leaves is for reconciliation, and what it follows is past the
     /// operation's commit point.
     pub const fn is_soft(&self) -> bool {
-        matches!(self, Self::ApplyAccess { .. } | Self::ReleasePoints | Self::LetGo { .. })
+        matches!(
+            self,
+            Self::ApplyAccess { .. }
+                | Self::ReleasePoints
+                | Self::LetGo { .. }
+                // It serves its users with it as well.
+                | Self::EndReplication { .. }
+        )
     }
 
     /// Whether it goes on trying while the storage is away, for as long as nobody cancels: removals, which have
@@ -253,6 +279,7 @@ impl Step {
                 | Self::DeleteReplica { .. }
                 | Self::Disconnect { .. }
                 | Self::Detach { .. }
+                | Self::Leave { .. }
                 // It may have switched although its answer was lost: only the storage can tell.
                 | Self::TakeOver { .. }
                 // The storage has switched: there is only forward.
@@ -270,6 +297,7 @@ impl Step {
                 | Self::Transfer { .. }
                 | Self::Compare { .. }
                 | Self::AwaitUpToDate { .. }
+                | Self::Follow { .. }
                 | Self::Quiesce { .. }
                 | Self::Prepare { .. }
                 | Self::Mirror { .. }

@@ -89,6 +89,7 @@ fn replication(storage: bool, quiesce: bool) -> Capabilities {
             max_instances: None,
             quiesce,
             lag_bytes: false,
+            converts: false,
             fingerprints: Vec::new(),
         }),
         ..Capabilities::default()

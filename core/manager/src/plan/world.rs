@@ -30,6 +30,8 @@ pub(crate) struct Sides {
     pub remark: Option<String>,
     /// Whether both speak a format of streams, and the source serves an instance to nobody when it is told to.
     pub streams: bool,
+    /// Whether the storage of both replicates by itself, with each other.
+    pub peers: bool,
     /// What each attaches: source and destination.
     pub attach: (Option<AttachKind>, Option<AttachKind>),
 }
@@ -148,6 +150,16 @@ pub(crate) fn common_format(source: &Capabilities, dest: &Capabilities) -> Optio
         Transport::Streamed { formats, .. } => formats.clone(),
         _ => Vec::new(),
     })
+}
+
+/// How storage on both sides replicates with each other: within one domain, by a protocol that both speak.
+pub(crate) fn common_protocol(source: &Capabilities, dest: &Capabilities) -> Option<String> {
+    let domain = |c: &Capabilities| c.replication.as_ref().and_then(|r| r.domain.clone());
+    let common = first_common(source, dest, |r| match &r.transport {
+        Transport::Storage { protocols } => protocols.clone(),
+        _ => Vec::new(),
+    });
+    common.filter(|_| domain(source) == domain(dest))
 }
 
 /// The first word of the source's that is the destination's as well.

@@ -325,8 +325,10 @@ impl Run {
                 let wait = self.state.steps[..self.state.next].iter().rev().find_map(holds);
                 if wait == Some(true) { 4 } else { HALF_AN_HOUR }
             }
-            // A host whose program is upgraded is back in seconds.
+            // A host whose program is upgraded is back in seconds, one that boots in minutes; a replica is waited for by nobody.
             Step::CreateInstance { .. } => 5,
+            Step::CreateReplica { .. } => 12,
+            Step::Connect { .. } if matches!(self.intent(), Intent::CreateReplica { .. }) => 12,
             _ => 2,
         }
     }

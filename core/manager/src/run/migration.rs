@@ -24,7 +24,7 @@ use crate::model::{
     Counted, InstanceStatus, Intent, MigrationRequest, Part, RuleState, ShareType, TaskState,
 };
 use crate::oplog::{Effect, Ending};
-use crate::plan::{Sides, Step, can_quiesce, common_format};
+use crate::plan::{Sides, Step, by_storage, can_quiesce, common_format, common_protocol};
 use crate::store::Family;
 
 /// Between two rounds of a driver's first phase.
@@ -53,8 +53,12 @@ impl Core {
             Ok(backend) => backend,
             Err(error) => return Sides { remark: Some(error.to_string()), ..Sides::default() },
         };
-        let streams = common_format(here.capabilities(), there.capabilities()).is_some();
-        let mut sides = Sides { streams, ..Sides::default() };
+        let both = (here.capabilities(), there.capabilities());
+        let streams = common_format(both.0, both.1).is_some();
+        // A share whose type does not replicate begins to.
+        let can = share.replication.is_some() || both.0.replication.as_ref().is_some_and(|r| r.converts);
+        let peers = can && common_protocol(both.0, both.1).is_some();
+        let mut sides = Sides { streams, peers, ..Sides::default() };
         match [&here, &there].into_iter().find(|backend| backend.crosses_network()) {
             // What is attached there is no path of this host.
             Some(away) => {
@@ -84,7 +88,7 @@ impl Core {
             Ok(compatibility) => sides.compatibility = compatibility,
             Err(error) => {
                 // What its driver refuses is not done by another way behind its back.
-                sides.streams = false;
+                (sides.streams, sides.peers) = (false, false);
                 sides.remark = Some(format!("the source's driver was asked: {error}"));
             }
         }
@@ -466,15 +470,19 @@ impl Run {
     ) -> Result<Done, Error> {
         let (from, to) = (scene.row(source)?, scene.row(instance)?);
         let here = self.core.backends.of(from).await?;
-        let verb = UpdateReplicaState { instance: source, epoch: scene.share.epoch };
-        let report = self.walking(&here, verb).await?;
         let carried = to.point.as_ref().map(|p| p.info.id);
-        let more = report.newest_point.is_some_and(|newest| Some(newest.id) != carried);
-        // Only where writers were held back for certain may it be left open.
-        if more || report.changed_since_point.unwrap_or(!can_quiesce(here.capabilities())) {
-            return Err(Error::conflict(
-                "the source was written to although writers were held back; stop what has a file of it open, and migrate again",
-            ));
+        // Storage that replicates by itself makes nothing active that lacks anything.
+        if !by_storage(here.capabilities()) {
+            let verb = UpdateReplicaState { instance: source, epoch: scene.share.epoch };
+            let report = self.walking(&here, verb).await?;
+            let more = report.newest_point.is_some_and(|newest| Some(newest.id) != carried);
+            // Only where writers were held back for certain may it be left open.
+            if more || report.changed_since_point.unwrap_or(!can_quiesce(here.capabilities())) {
+                return Err(Error::conflict(
+                    "the source was written to although writers were held back; stop what has a file of it open, and migrate \
+                     again",
+                ));
+            }
         }
         let there = self.core.backends.of(to).await?;
         let promotion = Promotion::Planned { point: carried };
@@ -607,7 +615,9 @@ pub(super) fn mark(draft: &mut Draft, step: &Step) {
         Step::Place { .. } => TaskState::InProgress,
         Step::Assist { .. } | Step::CreateReplica { .. } => TaskState::DriverStarting,
         Step::Carry { .. } => TaskState::DriverInProgress,
-        Step::MakePoint { .. } if now != Some(TaskState::Completing) => TaskState::DriverInProgress,
+        Step::MakePoint { .. } | Step::Follow { .. } if now != Some(TaskState::Completing) => {
+            TaskState::DriverInProgress
+        }
         Step::Mirror { last: false, .. } if now != Some(TaskState::Completing) => {
             TaskState::CopyingInProgress
         }

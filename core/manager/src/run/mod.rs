@@ -4,6 +4,7 @@ mod copy;
 mod execute;
 mod finish;
 mod migration;
+mod peers;
 mod points;
 mod rules;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Steps that make, carry and release points, and the wait for storage that replicates by itself.
+//! Steps that make, carry and release points.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tandem_contract::{
     DiscardPartial, Epoch, Error, InstanceId, InstanceInfo, MakePoint, Observation, Outcome, PointId,
-    PointInfo, ReceiveSpec, ReleasePoint, ReplicaState, Retry, Role, SendSpec, Style, UpdateReplicaState,
+    PointInfo, ReceiveSpec, ReleasePoint, ReplicaState, Retry, SendSpec, Style,
 };
 use tandem_host::{CallContext, transfer};
 
@@ -18,10 +18,6 @@ use crate::model::{Instance, InstanceStatus, Intent, Operation, Part, PointRecor
 use crate::oplog::Event;
 use crate::plan::{Step, common_format, newest_common};
 
-/// Between two looks at storage that replicates by itself.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// So many looks the two sides of a split brain have to meet, once somebody said which one gives up what it has.
-const LOOKS_UNTIL_MET: u32 = 60;
 /// A call that shows progress may take as long as it likes; this is only what the host is told.
 const AS_LONG_AS_IT_MOVES: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -221,45 +217,6 @@ impl Run {
             _ => None,
         });
         Ok(asked.into_iter().chain(planned).collect())
-    }
-
-    pub(super) async fn await_up_to_date(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
-        let row = scene.row(id)?.clone();
-        let backend = self.core.backends.of(&row).await?;
-        let epoch = scene.share.epoch;
-        let now = self.core.clock.now();
-        let told = row.yields || matches!(self.intent(), Intent::Sync { asked: true, .. });
-        self.moving(async |cx| {
-            let mut looks = if told { LOOKS_UNTIL_MET } else { 0 };
-            loop {
-                let report = backend.call(&cx, UpdateReplicaState { instance: id, epoch }).await?;
-                if let Some(how) = report.split_brain.filter(|_| looks == 0) {
-                    return Err(Error::conflict(format!("both sides have data that the other lacks: {how}")));
-                }
-                looks = looks.saturating_sub(1);
-                self.core.board.set_freshness(id, |f| f.lag_bytes = report.lag_bytes);
-                if report.up_to_date == Some(true) {
-                    self.core.board.set_freshness(id, |f| f.confirmed_at = Some(now));
-                    return Ok(());
-                }
-                (cx.on_progress)(report.resync.unwrap_or_else(|| tandem_contract::Progress::of("resync", 0, None)));
-                tokio::select! {
-                    biased;
-                    () = self.core.clock.sleep(LOOK_AGAIN) => {}
-                    () = cx.cancel.cancelled() => return Err(Error::cancelled("stopped while waiting for the storage")),
-                }
-            }
-        })
-        .await?;
-        // As after the first point that arrives: now there is something that users may read.
-        let first = row.exports.is_empty() && scene.share.replication == Some(Style::Readable);
-        let seen = if first { self.observe(&row).await.unwrap_or_default() } else { None };
-        let exports = seen.filter(|seen| seen.role == Role::Secondary).map(|seen| seen.exports);
-        let Some(exports) = exports.filter(|exports| !exports.is_empty()) else { return Ok(Done::nothing()) };
-        Ok(Done::with(move |draft| {
-            set_exports(draft, id, &InstanceInfo { exports: exports.clone(), ..InstanceInfo::default() });
-            Vec::new()
-        }))
     }
 
     /// Runs a long call for as long as it shows progress; without any for `stall_deadline_seconds` it is told to stop.

@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tandem_contract::{
-    AccessReport, AccessSpec, ConnectPeers, CreateInstance, CreateReplica, DeleteInstance, DeleteReplica,
-    DemoteReplica, Demotion, DisconnectPeers, EnsureInstance, Epoch, Error, ErrorKind, GetEndpoint,
-    InstanceId, InstanceInfo, InstanceSpec, Observation, ObserveInstance, PromoteReplica, Promotion, Quiesce,
-    ReplicaState, ReplicationSpec, ResizeInstance, ResourceKind, ResumeWrites, Retry, Role, Style, Transport,
-    UpdateAccess, UpdateReplicaState, Verb,
+    AccessReport, AccessSpec, CreateInstance, CreateReplica, DeleteInstance, DeleteReplica, DemoteReplica,
+    Demotion, EnsureInstance, Epoch, Error, ErrorKind, InstanceId, InstanceInfo, InstanceSpec, Observation,
+    ObserveInstance, PromoteReplica, Promotion, Quiesce, ReplicaState, ReplicationSpec, ResizeInstance,
+    ResourceKind, ResumeWrites, Retry, Role, Style, Transport, UpdateAccess, Verb,
 };
 use tandem_host::{Backend, CallContext};
 
@@ -20,7 +19,7 @@ use super::execute::Run;
 use super::points::there;
 use crate::chores::Chore;
 use crate::clock::Timestamp;
-use crate::draft::{Draft, active_beside, active_of, holds_back};
+use crate::draft::{Draft, active_of, holds_back};
 use crate::model::{Export, Instance, InstanceStatus, Intent, Part, PointRecord, PoolAddress, Share};
 use crate::oplog::{Effect, Event};
 use crate::plan::{Step, by_storage};
@@ -194,6 +193,9 @@ impl Run {
             }
             Step::ReleasePoints => self.release_points(&scene).await,
             Step::AwaitUpToDate { instance } => self.await_up_to_date(&scene, *instance).await,
+            Step::Follow { source, instance } => self.follow(&scene, *source, *instance).await,
+            Step::Leave { instance, peer } => self.leave_peer(&scene, *instance, *peer).await,
+            Step::EndReplication { instance } => self.end_replication(&scene, *instance).await,
             Step::Quiesce { instance, wait_seconds } => {
                 let backend = self.core.backends.of(scene.row(*instance)?).await?;
                 let verb =
@@ -556,67 +558,6 @@ impl Run {
                 tracing::debug!(%instance, %error, "An instance stays larger than its share.");
                 Ok(())
             }
-            other => other.map(drop),
-        }
-    }
-
-    async fn connect(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
-        let row = scene.row(id)?;
-        let active = active_beside(&scene.family.instances, id)
-            .ok_or_else(|| Error::conflict("the share has no other active replica"))?;
-        let (source, dest) = (self.core.backends.of(active).await?, self.core.backends.of(row).await?);
-        let here = self.ask(&source, GetEndpoint { instance: active.id }).await?;
-        let there = self.ask(&dest, GetEndpoint { instance: id }).await?;
-        let epoch = scene.share.epoch;
-        // What only it has is given up when somebody said so, or when it was acknowledged to nobody, and never else.
-        let give_up = row.yields || matches!(self.intent(), Intent::Sync { asked: true, .. });
-        if !give_up && let Some(how) = self.parted(&dest, id, epoch).await? {
-            return Err(Error::conflict(format!("both sides have data that the other lacks: {how}")));
-        }
-        let follow = ConnectPeers { instance: id, epoch, peer: here, authoritative: false, give_up };
-        let lead =
-            ConnectPeers { instance: active.id, epoch, peer: there, authoritative: true, give_up: false };
-        let mut turned = false;
-        for (backend, call) in [(&dest, &follow), (&source, &lead)] {
-            match self.ask(backend, call.clone()).await {
-                Ok(_) => {}
-                Err(error) if error.kind == ErrorKind::Conflict => turned = true,
-                Err(error) => return Err(error),
-            }
-        }
-        if turned {
-            // They were connected when it was the other one that led.
-            self.disconnect(scene, id).await?;
-            self.ask(&dest, follow).await?;
-            self.ask(&source, lead).await?;
-        }
-        Ok(Done::nothing())
-    }
-
-    /// Whether a follower holds changes that the active one lacks, as a sentence.
-    async fn parted(&self, backend: &Backend, id: InstanceId, epoch: Epoch) -> Result<Option<String>, Error> {
-        let report = self.ask(backend, UpdateReplicaState { instance: id, epoch }).await?;
-        self.core.board.set_freshness(id, |f| f.parted = report.split_brain.is_some());
-        Ok(report.split_brain)
-    }
-
-    async fn disconnect(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
-        if let Some(active) = active_beside(&scene.family.instances, id) {
-            let source = self.core.backends.of(active).await?;
-            self.leave(&source, active.id, id).await?;
-            if let Some(dest) = self.placed(scene, id).await? {
-                self.leave(&dest, id, active.id).await?;
-            }
-        }
-        Ok(Done::nothing())
-    }
-}
-
-impl Run {
-    /// What is gone is connected to nobody.
-    async fn leave(&self, backend: &Backend, instance: InstanceId, peer: InstanceId) -> Result<(), Error> {
-        match self.ask(backend, DisconnectPeers { instance, peer }).await {
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
             other => other.map(drop),
         }
     }

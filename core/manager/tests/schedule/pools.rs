@@ -24,6 +24,7 @@ pub(crate) fn replication() -> ReplicationCapability {
         max_instances: None,
         quiesce: false,
         lag_bytes: false,
+        converts: false,
         fingerprints: Vec::new(),
     }
 }

@@ -8,9 +8,10 @@
 use std::fmt;
 
 use tandem_sdk::ResourceId;
+use uuid::Uuid;
 
 /// `UUID_JUST_CREATED` of the kernel's drbd_int.h: metadata without a generation.
-const JUST_CREATED: u64 = 4;
+pub(super) const JUST_CREATED: u64 = 4;
 
 /// The generation of a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +56,12 @@ pub(crate) fn born(resource: ResourceId) -> u64 {
 /// The same, as `drbdmeta set-gi` takes it: whole, up to date, nothing to tell a peer.
 pub(crate) fn birth_words(resource: ResourceId) -> String {
     format!("{:016X}:0:0:0:1:1:0:0:0:0", born(resource))
+}
+
+/// Of a volume that has been in use: whole, up to date, of a generation that nobody else has.
+pub(crate) fn fresh_words() -> String {
+    let (high, low) = Uuid::new_v4().as_u64_pair();
+    format!("{:016X}:0:0:0:1:1:0:0:0:0", ((high ^ low) | 1 << 63) & !1)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 //! resource is made anew (`stack`), and only when `ensure_instance` or a later call asks for it.
 
 pub(crate) mod arbiter;
+mod convert;
 pub(crate) mod fence;
 pub(crate) mod generation;
 mod grow;

@@ -21,6 +21,11 @@ struct Address {
     /// What the newest data here builds on, hexadecimal; absent where nobody can tell now.
     #[serde(default)]
     base: Option<String>,
+    /// Both sides have one file system, and acknowledge alike; absent in what older drivers tell.
+    #[serde(default)]
+    filesystem: Option<String>,
+    #[serde(default)]
+    protocol: Option<String>,
 }
 
 impl Inner {
@@ -30,7 +35,9 @@ impl Inner {
         let record = record_of(&image)?;
         let at = SocketAddr::new(self.drbd()?.address, record.port);
         let base = self.generation_now(cx, &image).await?.map(|g| format!("{:016X}", g.base));
-        let data = serde_json::to_value(Address { at, base })
+        let (filesystem, protocol) = (image.meta.birth.filesystem.as_str(), record.protocol.as_str());
+        let (filesystem, protocol) = (Some(filesystem.to_owned()), Some(protocol.to_owned()));
+        let data = serde_json::to_value(Address { at, base, filesystem, protocol })
             .map_err(|e| Error::bug(format!("an address does not encode: {e}")))?;
         Ok(Endpoint { instance: id, protocol: PROTOCOL.to_owned(), data })
     }
@@ -46,10 +53,22 @@ impl Inner {
 
     pub(crate) async fn connect_peer(&self, cx: &OpContext, call: ConnectPeers) -> Result<Outcome<()>> {
         let id = call.instance;
-        let (peer, base) = peer_of(&call)?;
+        let (peer, address) = peer_of(&call)?;
+        let base = address.base.and_then(|base| u64::from_str_radix(&base, 16).ok());
         let mut locked = self.lock_existing(cx, id).await?;
         let image = &mut locked.image;
         let mut record = record_of(image)?;
+        for (what, mine, theirs) in [
+            ("lvm:filesystem", image.meta.birth.filesystem.as_str(), &address.filesystem),
+            ("lvm:protocol", record.protocol.as_str(), &address.protocol),
+        ] {
+            if let Some(theirs) = theirs.as_ref().filter(|theirs| *theirs != mine) {
+                return Err(Error::invalid(format!(
+                    "instance {id} was made with `{what}` = `{mine}`, and the other side with `{theirs}`; name it in the share \
+                     type, or set both back ends alike, and make that side anew"
+                )));
+            }
+        }
         let rose = image.meta.see(call.epoch)?;
         if image.meta.role == Role::Fenced {
             return Err(Error::conflict(format!(
@@ -239,7 +258,7 @@ pub(crate) fn record_of(image: &Image) -> Result<Record> {
     })
 }
 
-fn peer_of(call: &ConnectPeers) -> Result<(Peer, Option<u64>)> {
+fn peer_of(call: &ConnectPeers) -> Result<(Peer, Address)> {
     if call.peer.protocol != PROTOCOL {
         return Err(Error::invalid(format!(
             "the peer speaks `{}`, and this side `{PROTOCOL}`",
@@ -251,6 +270,5 @@ fn peer_of(call: &ConnectPeers) -> Result<(Peer, Option<u64>)> {
     }
     let address: Address = serde_json::from_value(call.peer.data.clone())
         .map_err(|e| Error::invalid(format!("the peer's address makes no sense: {e}")))?;
-    let base = address.base.and_then(|base| u64::from_str_radix(&base, 16).ok());
-    Ok((Peer { instance: call.peer.instance, at: address.at, leads: call.authoritative }, base))
+    Ok((Peer { instance: call.peer.instance, at: address.at, leads: call.authoritative }, address))
 }

@@ -1,8 +1,9 @@
 //! The abilities: replicas, their roles, their links.
 
 use tandem_sdk::contract::{
-    ConnectPeers, CreateReplica, DeleteReplica, DemoteReplica, Demotion, DisconnectPeers, Endpoint,
-    GetEndpoint, InstanceInfo, Outcome, PromoteReplica, Promotion, ReplicaReport, UpdateReplicaState,
+    BeginReplication, ConnectPeers, CreateReplica, DeleteReplica, DemoteReplica, Demotion, DisconnectPeers,
+    EndReplication, Endpoint, GetEndpoint, InstanceInfo, Outcome, PromoteReplica, Promotion, ReplicaReport,
+    UpdateReplicaState,
 };
 use tandem_sdk::{Error, OpContext, Reachable, Replication, Result, Role, StorageReplicated, Style};
 
@@ -58,6 +59,18 @@ impl StorageReplicated for Lvm {
 
     async fn disconnect_peers(&self, cx: &OpContext, call: DisconnectPeers) -> Result<Outcome<()>> {
         self.inner.disconnect_peer(cx, call).await
+    }
+
+    async fn begin_replication(
+        &self,
+        cx: &OpContext,
+        call: BeginReplication,
+    ) -> Result<Outcome<InstanceInfo>> {
+        self.inner.begin_replication(cx, &call).await
+    }
+
+    async fn end_replication(&self, cx: &OpContext, call: EndReplication) -> Result<Outcome<InstanceInfo>> {
+        self.inner.end_replication(cx, &call).await
     }
 }
 

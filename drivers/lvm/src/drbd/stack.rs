@@ -8,9 +8,13 @@ use super::generation::Generation;
 use super::record::{Peer, Protocol, Record};
 use super::settings::Drbd;
 use super::status::Status;
-use super::{fence, numbers, tools};
+use super::{fence, generation, numbers, tools};
 use crate::image::Image;
+use crate::report::State;
 use crate::{Inner, names};
+
+/// Bytes that one discard of a volume is about at most.
+const MOST_DISCARDED: u64 = 1 << 30;
 
 impl Inner {
     /// The settings of replication.
@@ -90,15 +94,27 @@ impl Inner {
     }
 
     async fn attach_disk(&self, cx: &OpContext, image: &mut Image, record: &Record) -> Result<()> {
+        let is_first = image.volume.state == State::Inactive;
         self.activate_volumes(cx, image).await?;
         let (data, meta) = self.nodes(image)?;
         // After a power cut what was being written is to be marked first.
         if let Some(marked) = tools::apply_log(cx, record.minor, &meta).await? {
             tracing::info!(instance = %image.meta.birth.instance, marked, "Its host went down while it was written to.");
         }
-        let dump = tools::meta(cx, record.minor, &meta, &["dump-md"]).await?;
+        let mut dump = tools::meta(cx, record.minor, &meta, &["dump-md"]).await?;
+        if is_first && is_cut_short(&dump) {
+            // The kernels clear a block's mark once it was written, and a thin pool forgets the last second of what is new in it: what
+            // had come is not what its peer takes it for.
+            tracing::warn!(
+                instance = %image.meta.birth.instance,
+                "Its host went down while it was brought up to date: the whole share is carried."
+            );
+            tools::meta(cx, record.minor, &meta, &["create-md"]).await?;
+            dump.clear();
+        }
         let agreed = agreed_sectors(&dump).filter(|sectors| *sectors > 0);
         let size = format!("--size={}s", agreed.unwrap_or_else(|| sectors(image.meta.size_bytes)));
+        bound_discards(image);
         let rate = self.drbd()?.resync_mib;
         let (rate, minor) = (format!("--resync-rate={}M", rate), record.minor.to_string());
         let words = [
@@ -259,6 +275,40 @@ pub(crate) const fn sectors(bytes: u64) -> u64 {
     bytes / 4096 * 8
 }
 
+/// Lets a volume take discards of 1 GiB at most. DRBD counts the limit's bytes in 32 bits (`sanitize_disk_conf` of the kernel's
+/// drbd_nl.c), takes the 16 GiB of a thin volume for none, and would store every zero of a resync. Left alone where the disks below
+/// take less than one chunk of the pool: the kernel would not let it be more than that.
+fn bound_discards(image: &Image) {
+    let Some((major, minor)) = image.volume.device else { return };
+    let queue = format!("/sys/dev/block/{major}:{minor}/queue");
+    let number = |name: &str| {
+        std::fs::read_to_string(format!("{queue}/{name}"))
+            .ok()
+            .and_then(|text| text.trim().parse::<u64>().ok())
+    };
+    let fits = number("discard_max_hw_bytes") >= number("discard_granularity").map(|chunk| chunk.max(1));
+    if fits
+        && number("discard_max_bytes").is_some_and(|now| now > MOST_DISCARDED)
+        && let Err(error) = std::fs::write(format!("{queue}/discard_max_bytes"), MOST_DISCARDED.to_string())
+    {
+        tracing::warn!(queue, %error, "Zeros that a resync carries will take room.");
+    }
+}
+
+/// Whether `drbdmeta dump-md` tells of a disk that was being brought up to date: of a generation, and not whole
+/// (`MDF_CONSISTENT` of the kernel's drbd_int.h).
+fn is_cut_short(dump: &str) -> bool {
+    let field = |name: &str| {
+        let value = |line: &str| line.trim().strip_prefix(name)?.trim().strip_suffix(';').map(str::to_owned);
+        dump.lines().find_map(value)
+    };
+    let hex = |text: String| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok();
+    let mut numbers = dump.lines().map(str::trim).skip_while(|line| !line.starts_with("uuid {")).skip(1);
+    let current = numbers.next().and_then(|line| hex(line.split(';').next()?.to_owned()));
+    let consistent = field("flags").and_then(hex).map(|flags| flags & 1 == 1);
+    consistent == Some(false) && current.is_some_and(|current| current > generation::JUST_CREATED)
+}
+
 /// The size that both sides last agreed on, in `drbdmeta dump-md`.
 fn agreed_sectors(dump: &str) -> Option<u64> {
     dump.lines()
@@ -268,6 +318,19 @@ fn agreed_sectors(dump: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_that_was_being_filled_is_known() {
+        let dump = |current: &str, flags: &str| {
+            format!(
+                "version \"v08\";\n\nuuid {{\n    0x{current}; 0x0; 0x0; 0x0;\n    flags {flags};\n}}\nla-size-sect 8;\n"
+            )
+        };
+        assert!(is_cut_short(&dump("2A2CEE2F0D843DC6", "0x00000004")));
+        assert!(!is_cut_short(&dump("2A2CEE2F0D843DC6", "0x00000011")), "whole");
+        assert!(!is_cut_short(&dump("0000000000000004", "0x00000000")), "never filled");
+        assert!(!is_cut_short(""));
+    }
 
     #[test]
     fn the_agreed_size_is_found() {

@@ -2,6 +2,7 @@
 
 pub(crate) mod access;
 pub(crate) mod calls;
+pub(crate) mod convert;
 pub(crate) mod instances;
 pub(crate) mod migration;
 pub(crate) mod prints;

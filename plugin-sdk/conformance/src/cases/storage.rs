@@ -35,7 +35,7 @@ async fn pair(scene: &Scene) -> Check<Option<Pair>> {
     }
 }
 
-async fn endpoint(side: &Side, instance: InstanceId) -> Check<Endpoint> {
+pub(super) async fn endpoint(side: &Side, instance: InstanceId) -> Check<Endpoint> {
     let endpoint = succeeds("`endpoint`", side.call(GetEndpoint { instance }).await)?;
     same("the instance of the endpoint", &endpoint.instance, &instance)?;
     Ok(endpoint)
@@ -59,7 +59,7 @@ async fn connect(scene: &Scene, pair: &Pair) -> Check {
     changed("`connect_peers` of the active", scene.here.call(here).await).map(drop)
 }
 
-async fn up_to_date(scene: &Scene, pair: &Pair) -> Check {
+pub(super) async fn up_to_date(scene: &Scene, pair: &Pair) -> Check {
     let started = Instant::now();
     loop {
         let call = UpdateReplicaState { instance: pair.replica.instance, epoch: pair.epoch };
