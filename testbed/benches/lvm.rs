@@ -4,6 +4,8 @@
 //! Both sides of each pair are in the one kernel of the guest, which has one processor. The resync is timed by the kernel's own
 //! events for both; writes and raw commands in the guest; Tandem's operations by its own log, so that the way into the guest
 //! costs neither.
+//!
+//! Words after `--` name the parts to run: `syncs`, `writes`, `promotions`, `creations`; all where there is none.
 // A benchmark prints its figures, and stops where it cannot go on.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
@@ -33,6 +35,8 @@ const GIB: u64 = 1 << 30;
 const ZONES: [&str; 2] = ["zone-a", "zone-b"];
 
 fn main() {
+    let parts: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let wants = |part: &str| parts.is_empty() || parts.iter().any(|word| word == part);
     wait::every(Duration::from_secs(1));
     let group = |name, at: usize| Group::with_drbd(name, ZONES[at], 16 * GIB, u32::try_from(at).unwrap());
     let house = House::build(2048, &[group("alpha", 0), group("beta", 1)]);
@@ -42,9 +46,17 @@ fn main() {
     let kind =
         house.api.create_type("only when asked", "dr", &[("replication:rpo_seconds", "864000")]).unwrap();
     let bench = Bench { house: &house, kind };
-    bench.initial_syncs();
-    bench.writes_and_promotions();
-    bench.creations();
+    if wants("syncs") {
+        bench.initial_syncs();
+    }
+    if wants("writes") || wants("promotions") {
+        bench.pair(wants("writes"), wants("promotions"));
+    }
+    if wants("creations") {
+        // A second between two looks would be most of what is measured.
+        wait::every(Duration::from_millis(100));
+        bench.creations();
+    }
 }
 
 struct Bench<'a> {
@@ -132,14 +144,26 @@ impl Bench<'_> {
         println!("goal: at least 0.98 of the rate of raw; it is {:.3}", raw.over(&tandem));
     }
 
-    fn writes_and_promotions(&self) {
+    /// A share with a replica, and a pair by hand.
+    fn pair(&self, writes: bool, promotions: bool) {
         let (share, active) = self.share();
         self.replica(&share);
         self.raw("raw", MADE, 1);
+        if writes {
+            self.writes(&active);
+        }
+        if promotions {
+            self.promotions(&share);
+        }
+        self.raw("raw", GONE, 1);
+        self.removed(&share);
+    }
+
+    fn writes(&self, active: &str) {
         for (size, count) in WRITES {
             begin(&format!("{count} writes of {size}, each on both disks (protocol C) before the next"));
             let (mut raw, mut tandem) = <(Figures, Figures)>::default();
-            let folders = ["/mnt/raw".to_owned(), self.house.path(&active)];
+            let folders = ["/mnt/raw".to_owned(), self.house.path(active)];
             let count = count.to_string();
             for folder in &folders {
                 self.run(WRITTEN, &[folder, size, &count]);
@@ -153,9 +177,6 @@ impl Bench<'_> {
             compared(&raw, &tandem);
             println!("goal: at least 0.98 of the rate of raw; it is {:.3}", raw.over(&tandem));
         }
-        self.promotions(&share);
-        self.raw("raw", GONE, 1);
-        self.removed(&share);
     }
 
     fn promotions(&self, share: &str) {

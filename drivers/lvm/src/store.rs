@@ -120,21 +120,31 @@ impl Inner {
 
     /// What the group says of an instance.
     pub(crate) async fn look(&self, cx: &OpContext, id: InstanceId) -> Result<Found> {
-        let names = [self.config.of_group(&self.config.thin_pool), self.of(id), self.metadata_of(id)];
+        let names = [self.config.of_group(&self.config.thin_pool), self.of(id)];
         let words: Vec<&str> = LVS.iter().copied().chain(names.iter().map(String::as_str)).collect();
         let report = self.worker.report(cx, &words).await?;
         let mut found = image::parse(&report, self.pool_of(&report)?, id)?;
-        if let Found::Instance(image) = &mut found {
-            // Of one that does not replicate too: what a call that was cut has left.
-            image.metadata = report.volume(&names::metadata_of(id)).cloned();
-            if image.meta.is_readable() {
-                let names = [0, 1].map(|slot| self.view_of(id, slot));
-                let words: Vec<&str> = LVS.iter().copied().chain(names.iter().map(String::as_str)).collect();
-                let report = self.worker.report(cx, &words).await?;
-                image.views = [0, 1].map(|slot| report.volume(&names::view_of(id, slot)).cloned());
-            }
+        if let Found::Instance(image) = &mut found
+            && image.meta.record.is_some()
+        {
+            self.look_beside(cx, image).await?;
         }
         Ok(found)
+    }
+
+    /// What belongs to an instance beside its volume: the metadata of DRBD, and the snapshots that users read. Of one that does
+    /// not replicate it is what a call that was cut has left.
+    pub(crate) async fn look_beside(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
+        let id = image.meta.birth.instance;
+        let mut volumes = vec![self.metadata_of(id)];
+        if image.meta.is_readable() {
+            volumes.extend([0, 1].map(|slot| self.view_of(id, slot)));
+        }
+        let words: Vec<&str> = LVS.iter().copied().chain(volumes.iter().map(String::as_str)).collect();
+        let report = self.worker.report(cx, &words).await?;
+        image.metadata = report.volume(&names::metadata_of(id)).cloned();
+        image.views = [0, 1].map(|slot| report.volume(&names::view_of(id, slot)).cloned());
+        Ok(())
     }
 
     /// Everything in the group.

@@ -14,6 +14,7 @@
 mod moving;
 mod parted;
 mod power;
+mod struck;
 mod writable;
 
 use std::collections::BTreeSet;

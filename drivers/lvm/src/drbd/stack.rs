@@ -102,7 +102,7 @@ impl Inner {
             tracing::info!(instance = %image.meta.birth.instance, marked, "Its host went down while it was written to.");
         }
         let mut dump = tools::meta(cx, record.minor, &meta, &["dump-md"]).await?;
-        if is_first && is_cut_short(&dump) {
+        if is_first && is_cut_short(&tools::meta(cx, record.minor, &meta, &["get-gi"]).await?) {
             // The kernels clear a block's mark once it was written, and a thin pool forgets the last second of what is new in it: what
             // had come is not what its peer takes it for.
             tracing::warn!(
@@ -295,18 +295,15 @@ fn bound_discards(image: &Image) {
     }
 }
 
-/// Whether `drbdmeta dump-md` tells of a disk that was being brought up to date: of a generation, and not whole
-/// (`MDF_CONSISTENT` of the kernel's drbd_int.h).
-fn is_cut_short(dump: &str) -> bool {
-    let field = |name: &str| {
-        let value = |line: &str| line.trim().strip_prefix(name)?.trim().strip_suffix(';').map(str::to_owned);
-        dump.lines().find_map(value)
+/// Whether `drbdmeta get-gi` tells of a disk that was being brought up to date: of a generation, and not whole. (What `dump-md`
+/// prints as flags of metadata of 8.4 is always 0.)
+fn is_cut_short(said: &str) -> bool {
+    let Some(line) = said.lines().map(str::trim).find(|line| line.matches(':').count() >= 5) else {
+        return false;
     };
-    let hex = |text: String| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok();
-    let mut numbers = dump.lines().map(str::trim).skip_while(|line| !line.starts_with("uuid {")).skip(1);
-    let current = numbers.next().and_then(|line| hex(line.split(';').next()?.to_owned()));
-    let consistent = field("flags").and_then(hex).map(|flags| flags & 1 == 1);
-    consistent == Some(false) && current.is_some_and(|current| current > generation::JUST_CREATED)
+    let mut fields = line.split(':');
+    let current = fields.next().and_then(|field| u64::from_str_radix(field, 16).ok());
+    current.is_some_and(|current| current > generation::JUST_CREATED) && fields.nth(3) == Some("0")
 }
 
 /// The size that both sides last agreed on, in `drbdmeta dump-md`.
@@ -321,14 +318,11 @@ mod tests {
 
     #[test]
     fn a_disk_that_was_being_filled_is_known() {
-        let dump = |current: &str, flags: &str| {
-            format!(
-                "version \"v08\";\n\nuuid {{\n    0x{current}; 0x0; 0x0; 0x0;\n    flags {flags};\n}}\nla-size-sect 8;\n"
-            )
-        };
-        assert!(is_cut_short(&dump("2A2CEE2F0D843DC6", "0x00000004")));
-        assert!(!is_cut_short(&dump("2A2CEE2F0D843DC6", "0x00000011")), "whole");
-        assert!(!is_cut_short(&dump("0000000000000004", "0x00000000")), "never filled");
+        let said =
+            |current: &str, whole: u8| format!("\n{current}:0000000000000000:0:0:{whole}:1:0:0:0:0:0\n");
+        assert!(is_cut_short(&said("2A2CEE2F0D843DC6", 0)));
+        assert!(!is_cut_short(&said("2A2CEE2F0D843DC6", 1)), "whole");
+        assert!(!is_cut_short(&said("0000000000000004", 0)), "never filled");
         assert!(!is_cut_short(""));
     }
 
