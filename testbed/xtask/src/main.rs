@@ -8,6 +8,7 @@ mod bench;
 mod client;
 mod command;
 mod conformance;
+mod inside;
 mod keystone;
 mod python;
 mod report;

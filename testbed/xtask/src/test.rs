@@ -3,7 +3,9 @@
 use crate::{
     Result, client,
     command::Run,
-    conformance, keystone,
+    conformance,
+    inside::{Inside, boots},
+    keystone,
     report::Report,
     suite::{self, Counts, Suite},
     system, testbed, tidy, up_check,
@@ -13,19 +15,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// The package whose tests are run last: they start real servers.
-const TESTBED: &str = "tandem-testbed";
+pub(crate) const TESTBED: &str = "tandem-testbed";
 /// The end-to-end test that is repeated under an unprivileged user.
 const WALK: &str = "walk";
-/// The package of the guests, whose own tests boot some.
-const GUESTS: &str = "tandem-guests";
-/// What the names of the end-to-end tests that boot guests begin with.
-const IN_GUESTS: &str = "guests";
-/// The kill tests, which are repeated over ZFS in a guest.
-const KILL: &str = "kill";
-/// Scenarios of which each boots two guests: one after the other, for more than two share too few cores.
-const TWO_GUESTS: [&str; 3] = ["guests_hosts", "guests_lvm_hosts", "guests_power"];
-/// What conformance in guests is called where suites are named.
-const CONFORMANCE: &str = "conformance";
 const STEPS: &[&str] = &["tidy", "unit", "conformance", "up", "end-to-end", "guests"];
 
 /// Runs the steps, or only those that are named.
@@ -134,105 +126,30 @@ fn steps(
             });
         }
     }
+    let outside = wants("end-to-end");
+    let inside = wants("guests") && report.step("guests: modules", testbed::prepare);
+    let inside = inside.then(|| Inside::new(workspace, &suites, &cases, long));
     std::thread::scope(|scope| {
-        // Beside the guests: both wait more than they compute.
-        let beside = wants("end-to-end").then(|| {
-            scope.spawn(|| {
-                let (mut report, mut total) = (Report::beside(), Counts::default());
+        // Two ways beside each other: both wait more than they compute.
+        let beside = scope.spawn(|| {
+            let (mut report, mut total) = (Report::beside(), Counts::default());
+            if outside {
                 end_to_end(workspace, &suites, &mut report, &mut total);
-                (report, total)
-            })
+            }
+            if let Some(inside) = &inside {
+                inside.second(&mut report, &mut total);
+            }
+            (report, total)
         });
-        if wants("guests") {
-            in_guests(workspace, &suites, &cases, long, report, total);
+        if let Some(inside) = &inside {
+            inside.first(report, total);
         }
-        if let Some(beside) = beside {
-            let (rows, counts) =
-                beside.join().map_err(|_| "the end-to-end tests were not run to their end.")?;
-            report.join(rows);
-            *total += counts;
-        }
+        let (rows, counts) =
+            beside.join().map_err(|_| "what goes on beside the guests was not run to its end.")?;
+        report.join(rows);
+        *total += counts;
         Ok(())
     })
-}
-
-/// Whether a suite boots guests.
-fn boots(suite: &Suite) -> bool {
-    let inside = suite.package == TESTBED && suite.name.starts_with(IN_GUESTS);
-    suite.integration && (suite.package == GUESTS || inside || lives_in(suite).is_some())
-}
-
-/// The kind of guest that a suite itself runs in: tests of a driver on storage that only a guest has, in a file
-/// `guest_KIND`, or `guest_KIND_MORE`. Elsewhere they pass themselves by.
-fn lives_in(suite: &Suite) -> Option<&str> {
-    let name = suite
-        .name
-        .strip_prefix("guest_")
-        .filter(|_| suite.integration && suite.package.starts_with("tandem-driver-"))?;
-    name.split('_').next()
-}
-
-/// What needs a kernel of its own: the guests themselves, drivers of kernel storage, whole servers on it.
-fn in_guests(
-    workspace: &Workspace,
-    suites: &[Suite],
-    cases: &[conformance::Case],
-    long: Option<&[&str]>,
-    report: &mut Report,
-    total: &mut Counts,
-) {
-    if !report.step("guests: modules", testbed::prepare) {
-        return;
-    }
-    let named = |name: &str| long.is_none_or(|only| only.is_empty() || only.contains(&name));
-    let suites: Vec<&Suite> = suites.iter().filter(|suite| named(&suite.name)).collect();
-    if suites.is_empty() && !named(CONFORMANCE) {
-        report.step("guests: suites", || Err(format!("there is no suite of the name {long:?}.")));
-    }
-    let mut environment = vec![("TANDEM_ARTIFACTS", workspace.artifacts(false))];
-    if long.is_some() {
-        environment.push(("TANDEM_LONG", "1".into()));
-    }
-    for suite in suites.iter().copied().filter(|suite| suite.package == GUESTS && boots(suite)) {
-        report.step(&format!("guests: {}", suite.name), || all([suite], &environment, total));
-    }
-    for (suite, kind) in suites.iter().filter_map(|suite| Some((suite, lives_in(suite)?))) {
-        report.step(&format!("guests: {}, {}", suite.package, suite.name), || {
-            let run = Run::new("timeout").args(["--foreground", "--kill-after=10", "900"]);
-            let run =
-                run.args([workspace.artifacts(false).join("tandem-guest")]).args(["run", kind, "--share"]);
-            let run = run.args([workspace.artifacts(false)]).args(["--"]).args([suite.program()]);
-            let counts = suite::counted(run)?;
-            some(total, counts)
-        });
-    }
-    let now = |case: &&conformance::Case| case.guest.is_some() && (long.is_some() || !case.long);
-    for case in cases.iter().filter(now).filter(|_| named(CONFORMANCE)) {
-        report.step(&format!("guests: conformance: {}", case.name), || {
-            let counts = case.run(workspace)?;
-            some(total, counts)
-        });
-    }
-    let deadline = if long.is_some() { "28800" } else { "1800" };
-    let bounded = || Run::new("timeout").args(["--foreground", "--kill-after=10", deadline]);
-    for suite in suites.iter().filter(|suite| suite.package == TESTBED && boots(suite)) {
-        report.step(&format!("guests: scenarios: {}", suite.name), || {
-            let mut environment = environment.clone();
-            if TWO_GUESTS.contains(&&*suite.name) {
-                environment.push(("RUST_TEST_THREADS", "1".into()));
-            }
-            let counts = suite.run_below(bounded(), &environment)?;
-            some(total, counts)
-        });
-    }
-    environment.push(("TANDEM_KILL_BENEATH", "zfs".into()));
-    for suite in suites.iter().filter(|suite| suite.package == TESTBED && suite.name == KILL) {
-        report.step("guests: kill -9 over zfs", || {
-            let inside = bounded().then(testbed::inside(workspace, "zfs"));
-            let counts = suite.run_below(inside, &environment)?;
-            some(total, counts)
-        });
-    }
 }
 
 fn end_to_end(workspace: &Workspace, suites: &[Suite], report: &mut Report, total: &mut Counts) {
@@ -309,7 +226,7 @@ fn unprivileged(
     outcome.and_then(|remark| swept.map(|()| remark))
 }
 
-fn all<'a>(
+pub(crate) fn all<'a>(
     suites: impl IntoIterator<Item = &'a Suite>,
     environment: &[(&str, PathBuf)],
     total: &mut Counts,
@@ -327,7 +244,7 @@ fn all<'a>(
 }
 
 /// Nothing run is nothing proven.
-fn some(total: &mut Counts, counts: Counts) -> Result<String> {
+pub(crate) fn some(total: &mut Counts, counts: Counts) -> Result<String> {
     if counts.passed + counts.failed == 0 {
         return Err("no test ran.".into());
     }
