@@ -314,9 +314,8 @@ impl Run {
             | Step::Ensure { .. }
             | Step::Succeed { .. }
             | Step::Withdraw { .. } => 4,
-            // A cut link, or a host that boots, is no reason to carry everything once more; while users wait it is one to give
-            // them the share back.
-            _ if self.migrates() => {
+            // A cut link is no reason to carry everything once more; while users wait it is one to give them the share back.
+            Step::MakePoint { .. } | Step::Transfer { .. } | Step::Follow { .. } if self.migrates() => {
                 let holds = |s: &Step| match s {
                     Step::Quiesce { .. } => Some(true),
                     Step::Cast { read_only, .. } => Some(*read_only),
@@ -327,7 +326,13 @@ impl Run {
             }
             // A host whose program is upgraded is back in seconds, one that boots in minutes; a replica is waited for by nobody.
             Step::CreateInstance { .. } => 5,
-            Step::CreateReplica { .. } => 12,
+            Step::CreateReplica { .. } => {
+                if self.migrates() {
+                    5
+                } else {
+                    12
+                }
+            }
             Step::Connect { .. } if matches!(self.intent(), Intent::CreateReplica { .. }) => 12,
             _ => 2,
         }
