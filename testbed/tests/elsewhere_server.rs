@@ -179,6 +179,21 @@ struct Moving {
 }
 
 impl Moving {
+    fn new(far: &Far) -> Self {
+        let mut server = server(far);
+        server.launch();
+        for backend in ["alpha", "beta", "gamma"] {
+            is_up(&server, backend);
+        }
+        let api = Api::new(&server.endpoint());
+        let specs = json!({"driver_handles_share_servers": "False"});
+        let body = json!({"share_type": {"name": "plain", "extra_specs": specs}});
+        api.post("v2/types", &body).unwrap();
+        let share = api.create_share("plain", "zone-a").unwrap();
+        wait::until("the share", || (api.share(&share).unwrap()["status"] == "available").then_some(()));
+        Self { server, api, share }
+    }
+
     /// Names of what is there, by back end.
     fn held(&self) -> Vec<&'static str> {
         let names = ["alpha", "beta", "gamma"].into_iter();
@@ -200,13 +215,16 @@ impl Moving {
 
     /// By points: what is asked for rules a copy from host to host out.
     fn start(&self, backend: &str) {
+        assert_eq!(self.act(&self.wish(backend)), 202);
+    }
+
+    fn wish(&self, backend: &str) -> Value {
         let pools = self.api.get("v2/scheduler-stats/pools").unwrap();
         let pool = pools["pools"].as_array().unwrap().iter().find(|p| p["backend"] == backend).unwrap();
-        let asked = json!({
+        json!({"migration_start": {
             "host": pool["name"], "writable": true, "nondisruptive": false,
             "preserve_metadata": tree::is_root(), "preserve_snapshots": false,
-        });
-        assert_eq!(self.act(&json!({"migration_start": asked})), 202);
+        }})
     }
 
     fn until(&self, task: &str) {
@@ -245,19 +263,8 @@ fn kept(tree: &Path) -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn a_share_moves_to_another_host_and_back_through_kills() {
     let mut far = Far::start(&["directory"]);
-    let mut server = server(&far);
-    server.launch();
-    for backend in ["alpha", "beta", "gamma"] {
-        is_up(&server, backend);
-    }
-    let api = Api::new(&server.endpoint());
-    let specs = json!({"driver_handles_share_servers": "False"});
-    let body = json!({"share_type": {"name": "plain", "extra_specs": specs}});
-    api.post("v2/types", &body).unwrap();
-    let share = api.create_share("plain", "zone-a").unwrap();
-    wait::until("the share", || (api.share(&share).unwrap()["status"] == "available").then_some(()));
-    let mut moving = Moving { server, api, share };
-    let home = if moving.held() == ["alpha"] { "alpha" } else { "beta" };
+    let mut moving = Moving::new(&far);
+    let home = moving.held()[0];
     let source = moving.export();
     tree::write(&source);
     std::fs::write(source.join("large"), vec![7; 96 << 20]).unwrap();
@@ -305,4 +312,31 @@ fn a_share_moves_to_another_host_and_back_through_kills() {
     moving.until("migration_success");
     moving.at_rest(home);
     assert_eq!(tree::differences(&reference, &moving.export()), [] as [String; 0]);
+}
+
+#[test]
+fn a_destination_that_is_away_as_its_server_starts_is_waited_for() {
+    let mut far = Far::start(&["directory"]);
+    let mut moving = Moving::new(&far);
+    let home = moving.held()[0];
+    tree::write(&moving.export());
+    let wish = moving.wish("gamma");
+    moving.server.stop();
+    moving.server.spawn(&[("TANDEM_KILL_AT", "migrate:1:after")]);
+    assert_eq!(moving.server.ready_or_ended(), None);
+    is_up(&moving.server, "gamma");
+    // It dies in the middle of its answer.
+    let _ = moving.api.share_action(&moving.share, "2.97", false, &wish);
+    moving.server.ended();
+    far.kill();
+    moving.server.launch();
+    wait::until("the host to be seen as away", || {
+        let (state, reason) = state(&moving.server, "gamma");
+        (state == "down" && reason.contains(HOST)).then_some(())
+    });
+    far.launch();
+    moving.until("migration_driver_phase1_done");
+    assert_eq!(moving.act(&json!({"migration_cancel": null})), 202);
+    moving.until("migration_cancelled");
+    moving.at_rest(home);
 }

@@ -50,7 +50,13 @@ impl Core {
         self.check_place(&mut check, &row, &family, &request, new_type).await?;
         check.bytes = self.used_bytes(&source).await;
         check.seconds = check.bytes.map(|bytes| self.seconds_for(bytes));
-        let sides = self.sides(&family, source.id, destination, &request).await;
+        let sides = match self.sides(&family, source.id, destination, &request).await {
+            Ok(sides) => sides,
+            Err(error) => {
+                check.refuse(error.message);
+                return Ok(check);
+            }
+        };
         match approach(&request, &sides) {
             Err(error) => check.refuse(error.message),
             Ok(approach) => self.describe(&mut check, approach, sides.attach.0),

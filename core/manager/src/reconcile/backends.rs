@@ -26,7 +26,7 @@ pub(super) async fn watch(core: &SharedCore, slot: &Arc<Slot>) {
     let every = Duration::from_secs(core.settings.pool_interval_seconds.max(1));
     let mut soon = SOON;
     for round in 0_u64.. {
-        match ask_pools(core, slot).await {
+        let pause = match ask_pools(core, slot).await {
             Ok(came) => {
                 soon = SOON;
                 if came {
@@ -36,16 +36,14 @@ pub(super) async fn watch(core: &SharedCore, slot: &Arc<Slot>) {
                 if came || round % ORPHANS_EVERY == 0 {
                     remove_orphans(core, slot).await;
                 }
+                every
             }
-            Err(error) => slot.set_down(&error, core.clock.now()),
-        }
-        // One that was lost on its way comes back soon, most often; then less and less often is asked.
-        let pause = match slot.open_now() {
-            Some(backend) if backend.is_lost() => {
+            // One that is away comes back soon, most often; then less and less often is asked.
+            Err(error) => {
+                slot.set_down(&error, core.clock.now());
                 soon = (soon * 2).min(every);
                 soon
             }
-            _ => every,
         };
         tokio::select! {
             biased;

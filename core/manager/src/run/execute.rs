@@ -15,24 +15,17 @@ use std::time::Duration;
 use tandem_contract::{Error, ErrorKind, OpId, PointId, ReplicaState, ResourceId, Retry};
 use tokio_util::sync::CancellationToken;
 
+use super::patience::{FIRST_PAUSE, LONGEST_PAUSE, SECONDS};
 use crate::chores::Chore;
 use crate::clock::Timestamp;
 use crate::core::SharedCore;
 use crate::denied::Denied;
 use crate::draft::Draft;
-use crate::model::{Intent, OpStatus, Part};
+use crate::model::{Intent, MigrationRequest, OpStatus, Part};
 use crate::oplog::{Effect, Ending, Event, OpState};
 use crate::plan::{self, Link, Sides, Step, World};
 use crate::queue::Claim;
 use crate::store::Family;
-
-/// First pause before a step is taken again; doubles up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// Longest pause before a step is taken again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// So many attempts take half an hour, with the pauses between them.
-const HALF_AN_HOUR: u32 = 64;
 
 /// One operation being carried on.
 pub(super) struct Run {
@@ -150,7 +143,14 @@ impl Run {
         let links = self.look(&intent, &family).await;
         let sides = match &intent {
             Intent::Migrate { source, destination, request } => {
-                Some(self.core.sides(&family, *source, *destination, request).await)
+                match self.sides(&family, *source, *destination, request).await {
+                    Ok(sides) => Some(sides),
+                    Err(_) if self.core.stop.is_cancelled() => return Ok(()),
+                    Err(error) if self.cancelled() => {
+                        return self.end(Ending::Cancelled, Some(error)).await;
+                    }
+                    Err(error) => return self.end(Ending::Failed, Some(error)).await,
+                }
             }
             _ => None,
         };
@@ -171,6 +171,39 @@ impl Run {
             }
             Some(Err(error)) => self.end(Ending::Failed, Some(error)).await,
             None => self.end(Ending::Failed, Some(Error::not_found("the share is gone"))).await,
+        }
+    }
+
+    /// What both sides of a migration can do for each other. Either may be back in seconds, as when its host's program is upgraded.
+    async fn sides(
+        &self,
+        family: &Family,
+        source: tandem_contract::InstanceId,
+        destination: tandem_contract::InstanceId,
+        request: &MigrationRequest,
+    ) -> Result<Sides, Error> {
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1.. {
+            match self.core.sides(family, source, destination, request).await {
+                Err(error) if error.retry == Retry::Safe && attempt < SECONDS && !self.cancelled() => {
+                    tracing::warn!(op = %self.op, %error, "Both sides of a migration are asked again.");
+                    self.core.board.blocked(self.op, &error);
+                }
+                answer => return answer,
+            }
+            self.rest(pause, true).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        Err(Error::bug("nobody was asked"))
+    }
+
+    /// Waits, at most until the manager stops or a cancel that still counts.
+    async fn rest(&self, pause: Duration, may_turn_back: bool) {
+        tokio::select! {
+            biased;
+            () = self.core.clock.sleep(pause) => {}
+            () = self.core.stop.cancelled() => {}
+            () = self.cancel.cancelled(), if may_turn_back => {}
         }
     }
 
@@ -276,11 +309,9 @@ impl Run {
             if error.retry == Retry::Safe && attempt < most && !turned {
                 tracing::warn!(op = %self.op, step = n, %error, "A step failed; it is taken again.");
                 self.core.board.blocked(self.op, &error);
-                tokio::select! {
-                    biased;
-                    () = self.core.clock.sleep(pause) => {}
-                    () = self.core.stop.cancelled() => return Ok(()),
-                    () = self.cancel.cancelled(), if self.may_turn_back() => {}
+                self.rest(pause, self.may_turn_back()).await;
+                if self.core.stop.is_cancelled() {
+                    return Ok(());
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 continue;
@@ -301,49 +332,8 @@ impl Run {
             )
     }
 
-    fn most_attempts(&self, step: &Step) -> u32 {
-        match step {
-            _ if self.forced() => 1,
-            // What a migration gives up is removed in any case; its source's users wait.
-            Step::Withdraw { .. } if self.state.undoing() => 1,
-            _ if self.state.undoing() => 8,
-            step if step.is_patient() => u32::MAX,
-            Step::Demote { .. } if self.intent().deletes() => u32::MAX,
-            Step::Promote { .. }
-            | Step::Demote { .. }
-            | Step::Ensure { .. }
-            | Step::Succeed { .. }
-            | Step::Withdraw { .. } => 4,
-            // A cut link is no reason to carry everything once more; while users wait it is one to give them the share back.
-            Step::MakePoint { .. } | Step::Transfer { .. } | Step::Follow { .. } if self.migrates() => {
-                let holds = |s: &Step| match s {
-                    Step::Quiesce { .. } => Some(true),
-                    Step::Cast { read_only, .. } => Some(*read_only),
-                    _ => None,
-                };
-                let wait = self.state.steps[..self.state.next].iter().rev().find_map(holds);
-                if wait == Some(true) { 4 } else { HALF_AN_HOUR }
-            }
-            // A host whose program is upgraded is back in seconds, one that boots in minutes; a replica is waited for by nobody.
-            Step::CreateInstance { .. } => 5,
-            Step::CreateReplica { .. } => {
-                if self.migrates() {
-                    5
-                } else {
-                    12
-                }
-            }
-            Step::Connect { .. } if matches!(self.intent(), Intent::CreateReplica { .. }) => 12,
-            _ => 2,
-        }
-    }
-
-    fn migrates(&self) -> bool {
-        matches!(self.intent(), Intent::Migrate { .. })
-    }
-
     /// Whether the request said to forget what cannot be removed.
-    fn forced(&self) -> bool {
+    pub(super) fn forced(&self) -> bool {
         matches!(
             self.intent(),
             Intent::DeleteShare { force: true }

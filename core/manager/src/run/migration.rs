@@ -6,109 +6,28 @@ use std::time::Duration;
 use serde_json::Value;
 use tandem_contract::{
     Compatibility, DemoteReplica, Demotion, Detach, EnsureInstance, Error, ErrorKind, ExportLocation,
-    GetEndpoint, InstanceId, InstanceInfo, InstanceSpec, MigrationCancel, MigrationCheckCompatibility,
-    MigrationComplete, MigrationContinue, MigrationRelease, MigrationSpec, MigrationStart,
-    PrepareDestination, Progress, PromoteReplica, Promotion, ReplicaState, ReplicationSpec, ResourceKind,
-    Retry, Role, Style, UpdateReplicaState,
+    GetEndpoint, InstanceId, InstanceInfo, InstanceSpec, MigrationCancel, MigrationComplete,
+    MigrationContinue, MigrationRelease, MigrationSpec, MigrationStart, PrepareDestination, Progress,
+    PromoteReplica, Promotion, ReplicaState, ReplicationSpec, ResourceKind, Retry, Role, Style,
+    UpdateReplicaState,
 };
 use tandem_host::Backend;
 
 use super::execute::Run;
 use super::finish::{note, status};
+use super::sides::description;
 use super::steps::{Done, Scene, served};
 use crate::admission::new_op;
 use crate::chores::Chore;
-use crate::core::Core;
 use crate::draft::Draft;
 use crate::model::{
     Counted, InstanceStatus, Intent, MigrationRequest, Part, RuleState, ShareType, TaskState,
 };
 use crate::oplog::{Effect, Ending};
-use crate::plan::{Sides, Step, by_storage, can_quiesce, common_format, common_protocol};
-use crate::store::Family;
+use crate::plan::{Sides, Step, by_storage, can_quiesce};
 
 /// Between two rounds of a driver's first phase.
 const NEXT_ROUND: Duration = Duration::from_millis(500);
-
-impl Core {
-    /// Asks both sides what they can do for each other. Changes nothing.
-    pub(crate) async fn sides(
-        &self,
-        family: &Family,
-        source: InstanceId,
-        destination: InstanceId,
-        request: &MigrationRequest,
-    ) -> Sides {
-        let row = family.instances.iter().find(|i| i.id == source);
-        let (Some(row), Some(share)) = (row, &family.share) else { return Sides::default() };
-        let here = match self.backends.of(row).await {
-            Ok(backend) => backend,
-            Err(error) => return Sides { remark: Some(error.to_string()), ..Sides::default() },
-        };
-        let there = match self.backends.slot(request.backend()) {
-            Some(slot) => slot.opened().await,
-            None => Err(Error::not_found(format!("there is no back end `{}`", request.backend()))),
-        };
-        let there = match there {
-            Ok(backend) => backend,
-            Err(error) => return Sides { remark: Some(error.to_string()), ..Sides::default() },
-        };
-        let both = (here.capabilities(), there.capabilities());
-        let streams = common_format(both.0, both.1).is_some();
-        // A share whose type does not replicate begins to.
-        let can = share.replication.is_some() || both.0.replication.as_ref().is_some_and(|r| r.converts);
-        let peers = can && common_protocol(both.0, both.1).is_some();
-        let mut sides = Sides { streams, peers, ..Sides::default() };
-        match [&here, &there].into_iter().find(|backend| backend.crosses_network()) {
-            // What is attached there is no path of this host.
-            Some(away) => {
-                sides.remark = Some(format!(
-                    "the driver of back end `{}` runs on another host, where the manager cannot copy",
-                    away.name()
-                ));
-            }
-            None => sides.attach = (here.capabilities().attach, there.capabilities().attach),
-        }
-        let Some(migration) = &here.capabilities().migration else { return sides };
-        let driver = there.manifest().name.clone();
-        if !migration.to_drivers.contains(&driver) || there.capabilities().migration.is_none() {
-            return sides;
-        }
-        let spec = MigrationSpec {
-            resource: share.id,
-            kind: request.kind,
-            source,
-            destination,
-            epoch: share.epoch,
-            endpoint: Value::Null,
-            destination_driver: description(&there, &request.host),
-        };
-        let cx = crate::reconcile::cx(self);
-        match here.call(&cx, MigrationCheckCompatibility { migration: spec }).await {
-            Ok(compatibility) => sides.compatibility = compatibility,
-            Err(error) => {
-                // What its driver refuses is not done by another way behind its back.
-                (sides.streams, sides.peers) = (false, false);
-                sides.remark = Some(format!("the source's driver was asked: {error}"));
-            }
-        }
-        sides
-    }
-}
-
-/// The destination's back end, as data for the source's driver.
-fn description(there: &Backend, host: &str) -> serde_json::Map<String, Value> {
-    let capabilities = serde_json::to_value(there.capabilities()).unwrap_or_default();
-    [
-        ("driver", Value::String(there.manifest().name.clone())),
-        ("backend", Value::String(there.name().to_owned())),
-        ("host", Value::String(host.to_owned())),
-        ("capabilities", capabilities),
-    ]
-    .into_iter()
-    .map(|(key, value)| (key.to_owned(), value))
-    .collect()
-}
 
 impl Run {
     /// The type that an instance has: that of the share, but for the destination of a migration that changes it.
@@ -256,7 +175,7 @@ impl Run {
         // Both sides have to answer.
         self.observe(scene.row(source).ok()?).await.ok()?;
         self.observe(scene.row(destination).ok()?).await.ok()?;
-        let sides = self.core.sides(&scene.family, source, destination, &request).await;
+        let sides = self.core.sides(&scene.family, source, destination, &request).await.ok()?;
         let sides = Sides { compatibility: Compatibility::default(), ..sides };
         let taken = &self.state.steps[..=self.state.next];
         self.with_world(&scene.family, &HashMap::new(), Some(sides), |world| {

@@ -4,11 +4,14 @@ mod copy;
 mod execute;
 mod finish;
 mod migration;
+mod patience;
 mod peers;
+mod place;
 mod points;
 mod rules;
 #[cfg(test)]
 pub(crate) use rules::mark;
+mod sides;
 mod steps;
 mod verify;
 mod writable;

@@ -19,18 +19,14 @@ use super::execute::Run;
 use super::points::there;
 use crate::chores::Chore;
 use crate::clock::Timestamp;
-use crate::draft::{Draft, active_of, holds_back};
+use crate::draft::{Draft, holds_back};
 use crate::model::{Export, Instance, InstanceStatus, Intent, Part, PointRecord, PoolAddress, Share};
 use crate::oplog::{Effect, Event};
 use crate::plan::{Step, by_storage};
-use crate::schedule::{PlacementRequest, ReplicationRequest, place};
 use crate::store::Family;
 
 /// Bytes in a GiB, Manila's unit of sizes.
 pub(super) const GIB: u64 = 1 << 30;
-
-/// Between two looks at whether the back ends have answered after a start.
-const SETTLE: Duration = Duration::from_millis(50);
 
 /// Rows and statuses that follow from a step that ended well.
 pub(super) type Rows = Box<dyn Fn(&mut Draft) -> Vec<Effect> + Send + Sync>;
@@ -266,56 +262,6 @@ impl Run {
             Ok(row) if row.pool.is_some() => Ok(Some(self.core.backends.of(row).await?)),
             _ => Ok(None),
         }
-    }
-
-    async fn place(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
-        if scene.row(id)?.pool.is_some() {
-            return Ok(Done::nothing());
-        }
-        while !self.core.backends.settled() {
-            if self.cancelled() || crate::run::paused(&self.core, SETTLE).await {
-                return Err(Error::cancelled("stopped before the back ends had answered"));
-            }
-        }
-        let only_host = match self.intent() {
-            Intent::CreateShare { only_host, .. } | Intent::CreateReplica { only_host, .. } => only_host,
-            Intent::Migrate { request, .. } => Some(request.host),
-            _ => return Err(Error::bug("only a creation places an instance")),
-        };
-        let share_type = self.type_of(scene, id).await?;
-        let replica = matches!(self.intent(), Intent::CreateReplica { .. });
-        let replication = self.style_of(scene, id, &share_type)?.map(|style| {
-            let active = if replica { active_of(&scene.family.instances) } else { None };
-            ReplicationRequest {
-                style,
-                existing: scene.family.instances.iter().filter_map(|i| i.pool.clone()).collect(),
-                active: active.and_then(|a| {
-                    Some((a.pool.clone()?, self.core.backends.capabilities_of(a).unwrap_or_default()))
-                }),
-                new_instances: 1,
-            }
-        });
-        let request = PlacementRequest {
-            size_gb: scene.share.size_gb,
-            protocol: scene.share.protocol.clone(),
-            extra_specs: share_type.extra_specs,
-            availability_zone: scene.row(id)?.availability_zone.clone(),
-            replication,
-            only_host,
-        };
-        let pools = self.core.pool_views().await.map_err(|e| Error::unavailable(e.to_string()))?;
-        let address =
-            place(&request, &pools).map_err(|e| Error::new(ErrorKind::OutOfSpace, e.to_string()))?;
-        let zone = self.core.backends.zone_of(&address.backend);
-        Ok(Done::with(move |draft| {
-            let now = draft.now;
-            if let Some(row) = draft.instance_mut(id) {
-                row.pool = Some(address.clone());
-                row.availability_zone.clone_from(&zone);
-                row.scheduled_at = Some(now);
-            }
-            Vec::new()
-        }))
     }
 
     pub(super) async fn spec(&self, scene: &Scene, id: InstanceId) -> Result<(Backend, InstanceSpec), Error> {
