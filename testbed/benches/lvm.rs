@@ -222,6 +222,7 @@ impl Bench<'_> {
             };
             let mut by_tandem = || tandem.add(self.made(each));
             in_turn(turn, &mut by_hand, &mut by_tandem);
+            println!("{:2} of {TURNS}: raw {raw}, Tandem {tandem}", turn + 1);
         }
         let rate = |figures: &Figures| each as f64 / figures.median();
         compared(&raw, &tandem);

@@ -20,6 +20,7 @@ pub mod client;
 pub mod far;
 pub mod house;
 pub mod kill;
+mod moves;
 mod rest;
 pub mod server;
 pub mod sim;

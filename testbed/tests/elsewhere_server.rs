@@ -209,32 +209,17 @@ impl Moving {
         PathBuf::from(word(&found["export_locations"][0]["path"]))
     }
 
-    fn act(&self, body: &Value) -> u16 {
-        self.api.share_action(&self.share, "2.97", false, body).unwrap().0
+    fn act(&self, body: &Value) {
+        self.api.migration(&self.share, body);
     }
 
     /// By points: what is asked for rules a copy from host to host out.
     fn start(&self, backend: &str) {
-        assert_eq!(self.act(&self.wish(backend)), 202);
-    }
-
-    fn wish(&self, backend: &str) -> Value {
-        let pools = self.api.get("v2/scheduler-stats/pools").unwrap();
-        let pool = pools["pools"].as_array().unwrap().iter().find(|p| p["backend"] == backend).unwrap();
-        json!({"migration_start": {
-            "host": pool["name"], "writable": true, "nondisruptive": false,
-            "preserve_metadata": tree::is_root(), "preserve_snapshots": false,
-        }})
+        self.act(&self.api.wish(backend, tree::is_root()));
     }
 
     fn until(&self, task: &str) {
-        wait::until_else(|| {
-            let now = self.api.share(&self.share).unwrap();
-            if now["task_state"] == task {
-                return Ok(());
-            }
-            Err(format!("{task}, not {now}: {:?}", self.api.operations("kind=migrate").unwrap().first()))
-        });
+        self.api.until_task(&self.share, task);
     }
 
     fn at_rest(&self, backend: &str) {
@@ -283,7 +268,7 @@ fn a_share_moves_to_another_host_and_back_through_kills() {
     assert_eq!(moving.export(), source);
     tree::change(&source);
     let (_folder, reference) = kept(&source);
-    assert_eq!(moving.act(&json!({"migration_complete": null})), 202);
+    moving.act(&json!({"migration_complete": null}));
     moving.until("migration_success");
     moving.at_rest("gamma");
     let there = moving.export();
@@ -298,7 +283,7 @@ fn a_share_moves_to_another_host_and_back_through_kills() {
     // Given up on the way back: it goes on where it is.
     moving.start(home);
     moving.until("migration_driver_phase1_done");
-    assert_eq!(moving.act(&json!({"migration_cancel": null})), 202);
+    moving.act(&json!({"migration_cancel": null}));
     moving.until("migration_cancelled");
     std::fs::write(there.join("users write here"), "y").unwrap();
     moving.at_rest("gamma");
@@ -306,7 +291,7 @@ fn a_share_moves_to_another_host_and_back_through_kills() {
     moving.start(home);
     moving.until("migration_driver_phase1_done");
     let (_folder, reference) = kept(&there);
-    assert_eq!(moving.act(&json!({"migration_complete": null})), 202);
+    moving.act(&json!({"migration_complete": null}));
     moving.server.kill();
     moving.server.launch();
     moving.until("migration_success");
@@ -320,7 +305,7 @@ fn a_destination_that_is_away_as_its_server_starts_is_waited_for() {
     let mut moving = Moving::new(&far);
     let home = moving.held()[0];
     tree::write(&moving.export());
-    let wish = moving.wish("gamma");
+    let wish = moving.api.wish("gamma", tree::is_root());
     moving.server.stop();
     moving.server.spawn(&[("TANDEM_KILL_AT", "migrate:1:after")]);
     assert_eq!(moving.server.ready_or_ended(), None);
@@ -336,7 +321,7 @@ fn a_destination_that_is_away_as_its_server_starts_is_waited_for() {
     });
     far.launch();
     moving.until("migration_driver_phase1_done");
-    assert_eq!(moving.act(&json!({"migration_cancel": null})), 202);
+    moving.act(&json!({"migration_cancel": null}));
     moving.until("migration_cancelled");
     moving.at_rest(home);
 }

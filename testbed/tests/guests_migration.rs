@@ -22,33 +22,8 @@ use tandem_testbed::kill::matrix::events;
 use tandem_testbed::kill::storm::Dice;
 use tandem_testbed::site::users::{numbers, said};
 use tandem_testbed::site::{Exports, Site};
-use tandem_testbed::wait;
 
 const GIB: u64 = 1 << 30;
-
-fn pool(site: &Site, backend: &str) -> String {
-    wait::until("the pool", || {
-        let pools = site.api.get("v2/scheduler-stats/pools").unwrap();
-        let all = pools["pools"].as_array().unwrap();
-        all.iter().find(|p| p["backend"] == backend).map(|p| word(&p["name"]))
-    })
-}
-
-fn until(site: &Site, share: &str, task: &str) {
-    wait::until_else(|| {
-        let now = site.api.share(share).unwrap();
-        if now["task_state"] == task {
-            return Ok(());
-        }
-        let ops = site.api.operations("kind=migrate").unwrap();
-        Err(format!("{task}, not {}: {ops:?}", now["task_state"]))
-    });
-}
-
-fn act(site: &Site, share: &str, body: &serde_json::Value) {
-    let (status, said) = site.api.share_action(share, "2.97", false, body).unwrap();
-    assert_eq!(status, 202, "{said}");
-}
 
 /// Every file below a folder of the guest, as an independent tool sees it: kind, mode, owner, size, time, links, content.
 fn listing(site: &Site, folder: &str) -> Vec<String> {
@@ -133,7 +108,7 @@ enum By {
 /// Moves the share while it is written and read.
 fn move_under_load(site: &Site, user: &User<'_>, share: &str, backend: &str, by: By) {
     let guest = &*site.guest;
-    let host = pool(site, backend);
+    let host = site.api.pool_of(backend);
     let (driver, first) = (
         by == By::Driver,
         if by == By::Driver { "migration_driver_phase1_done" } else { "data_copying_completed" },
@@ -146,17 +121,17 @@ fn move_under_load(site: &Site, user: &User<'_>, share: &str, backend: &str, by:
     let argv = [tandem_guests::forward::PROGRAM, "records", &records];
     let below: &[&str] = if user.client.is_some() { &[] } else { &["timeout", "8"] };
     let writer = user.spawn(site, &[below, &argv].concat());
-    act(site, share, &start);
-    until(site, share, first);
+    site.api.migration(share, &start);
+    site.api.until_task(share, first);
     assert_eq!(site.api.share(share).unwrap()["status"], "migrating");
     // Users read while the last pass runs as well.
     let large = format!("{}/deep/large", user.mounted);
     let reading = user.spawn(site, &["sha256sum", &large, &large, &large, &large]);
     let early = user.client.is_none().then(|| said(&writer));
-    act(site, share, &json!({"migration_complete": null}));
+    site.api.migration(share, &json!({"migration_complete": null}));
     let promised = early.unwrap_or_else(|| said(&writer));
     let promised = numbers(promised.iter().map(String::as_str));
-    until(site, share, "migration_success");
+    site.api.until_task(share, "migration_success");
     let sums = said(&reading);
     let sums: BTreeSet<&str> = sums.iter().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(sums.len(), 1, "what was read is one content: {sums:?}");
@@ -210,15 +185,15 @@ fn killed_on_the_way(site: &Site, share: &str, backend: &str, dice: &mut Dice) {
         site.launch(&[]);
     };
     let start = json!({"migration_start": {
-        "host": pool(site, backend), "force_host_assisted_migration": false, "writable": true,
+        "host": site.api.pool_of(backend), "force_host_assisted_migration": false, "writable": true,
         "nondisruptive": false, "preserve_metadata": true, "preserve_snapshots": true,
     }});
-    act(site, share, &start);
+    site.api.migration(share, &start);
     kill();
-    until(site, share, "migration_driver_phase1_done");
-    act(site, share, &json!({"migration_complete": null}));
+    site.api.until_task(share, "migration_driver_phase1_done");
+    site.api.migration(share, &json!({"migration_complete": null}));
     kill();
-    until(site, share, "migration_success");
+    site.api.until_task(share, "migration_success");
     no_traces(site);
 }
 
@@ -252,14 +227,14 @@ fn a_share_goes_from_pool_to_pool_by_its_driver_under_a_client() {
     println!("-- cancelled once: the source is as it was");
     let body = |by_driver: bool| {
         json!({"migration_start": {
-            "host": pool(&site, "beta"), "force_host_assisted_migration": !by_driver, "writable": true,
+            "host": site.api.pool_of("beta"), "force_host_assisted_migration": !by_driver, "writable": true,
             "nondisruptive": false, "preserve_metadata": true, "preserve_snapshots": true,
         }})
     };
-    act(&site, &share, &body(true));
-    until(&site, &share, "migration_driver_phase1_done");
-    act(&site, &share, &json!({"migration_cancel": null}));
-    until(&site, &share, "migration_cancelled");
+    site.api.migration(&share, &body(true));
+    site.api.until_task(&share, "migration_driver_phase1_done");
+    site.api.migration(&share, &json!({"migration_cancel": null}));
+    site.api.until_task(&share, "migration_cancelled");
     no_traces(&site);
     guest.run(&["touch", "/mnt/here/writable"]).unwrap();
     guest.run(&["rm", "/mnt/here/writable"]).unwrap();
@@ -301,7 +276,7 @@ fn cut_on_the_way(site: &Site, share: &str, disturb: impl FnOnce(&dyn Fn())) {
     site.fill(&now, "changing", 8);
     let before = site.contents(&now);
     let from = word(&site.api.share(share).unwrap()["host"]);
-    let host = pool(site, if from.contains("@alpha#") { "beta" } else { "alpha" });
+    let host = site.api.pool_of(if from.contains("@alpha#") { "beta" } else { "alpha" });
     // It completes by itself.
     let body = json!({"migration_start": {"host": host, "notify": true}});
     disturb(&|| {

@@ -22,9 +22,9 @@ pub(crate) enum Found {
 pub(crate) struct Image {
     pub(crate) meta: Meta,
     pub(crate) volume: Volume,
-    /// The volume of DRBD's metadata, where it replicates; looked for by who found it.
+    /// The volume of DRBD's metadata, where it replicates.
     pub(crate) metadata: Option<Volume>,
-    /// The snapshots that users read, where it is shown to them; looked for by who found it.
+    /// The snapshots that users read, where it is shown to them.
     pub(crate) views: [Option<Volume>; 2],
     /// Its tags as they stand.
     pub(crate) stored: BTreeSet<String>,
@@ -55,6 +55,8 @@ pub(crate) fn parse(report: &Report, pool: &Volume, id: InstanceId) -> Result<Fo
     let Some(volume) = report.volume(&names::of_instance(id)) else { return Ok(Found::Nothing) };
     let Some(meta) = Meta::read(id, &volume.name, &volume.tags)? else { return Ok(Found::Foreign) };
     let stored = meta::ours(&volume.tags);
+    let metadata = report.volume(&names::metadata_of(id)).cloned();
+    let views = [0, 1].map(|slot| report.volume(&names::view_of(id, slot)).cloned());
     let (volume, pool) = (volume.clone(), pool.clone());
-    Ok(Found::Instance(Box::new(Image { meta, volume, metadata: None, views: [None, None], stored, pool })))
+    Ok(Found::Instance(Box::new(Image { meta, volume, metadata, views, stored, pool })))
 }

@@ -9,7 +9,7 @@ use tandem_sdk::contract::{
     Pool, ResizeInstance, ResourceKind, UpdateAccess,
 };
 use tandem_sdk::{
-    Attachable, Client, Driver, Error, ErrorKind, Exporter, Lock, OpContext, Result, Role, Style, settings,
+    Attachable, Client, Driver, Error, Exporter, Lock, OpContext, Result, Role, Style, settings,
 };
 
 use crate::drbd::handshake::Silent;
@@ -424,12 +424,6 @@ impl Inner {
         self.wake(cx, image).await?;
         self.exporter.close(cx, &id.to_string(), &self.path(id)).await?;
         self.unmount(cx, image).await?;
-        if image.meta.record.is_none() && self.config.drbd.is_some() {
-            match self.look_beside(cx, image).await {
-                Err(error) if error.kind == ErrorKind::NotFound => {}
-                other => other?,
-            }
-        }
         self.end_views(cx, image).await?;
         self.stack_down(cx, image).await?;
         // By name and mark: should it have become somebody else's meanwhile, it stays.
@@ -460,6 +454,7 @@ fn check_size(bytes: u64, filesystem: Filesystem) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tandem_sdk::ErrorKind;
     use tandem_sdk::contract::ReplicationSpec;
 
     fn spec(options: serde_json::Value) -> InstanceSpec {

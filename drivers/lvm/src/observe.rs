@@ -118,7 +118,7 @@ impl Inner {
 
     /// Every instance, unfinished ones included.
     pub(crate) async fn instances(&self, cx: &OpContext) -> Result<Vec<InstanceId>> {
-        let report = self.all(cx).await?;
+        let report = self.tags(cx).await?;
         let ours = |volume: &&Volume| volume.tags.iter().any(|tag| tag == crate::meta::MARK);
         Ok(report.0.iter().filter(ours).filter_map(|volume| names::instance_of(&volume.name)).collect())
     }

@@ -12,6 +12,9 @@ pub(crate) const COLUMNS: &str = "lv_name,lv_tags,lv_size,lv_attr,lv_dm_path,lv_
 pub(crate) const LVS: &[&str] =
     &["lvs", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", COLUMNS];
 
+/// The same, for what a volume is alone.
+pub(crate) const TAGS: [&str; 5] = ["lvs", "--reportformat", "json", "-o", "lv_name,lv_tags"];
+
 /// A report: its volumes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Report(pub(crate) Vec<Volume>);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tandem_sdk::{Error, InstanceId, Lock, OpContext, Result, Retry};
 
 use crate::image::{self, Found, Image};
-use crate::report::{LVS, Report, State, Volume};
+use crate::report::{LVS, Report, State, TAGS, Volume};
 use crate::{Inner, names};
 
 /// How long a changing call waits for the one before: a look that renews what users read of a replica takes seconds.
@@ -118,39 +118,28 @@ impl Inner {
         Ok(())
     }
 
-    /// What the group says of an instance.
+    /// What the group says of an instance, by one command: its volume, and where the back end replicates what belongs to one
+    /// beside that: the metadata of DRBD, and the snapshots that users read. Of one that does not replicate it is what a call
+    /// that was cut has left.
     pub(crate) async fn look(&self, cx: &OpContext, id: InstanceId) -> Result<Found> {
-        let names = [self.config.of_group(&self.config.thin_pool), self.of(id)];
+        let mut names = vec![self.config.of_group(&self.config.thin_pool), self.of(id)];
+        if self.config.drbd.is_some() {
+            names.extend([self.metadata_of(id), self.view_of(id, 0), self.view_of(id, 1)]);
+        }
         let words: Vec<&str> = LVS.iter().copied().chain(names.iter().map(String::as_str)).collect();
         let report = self.worker.report(cx, &words).await?;
-        let mut found = image::parse(&report, self.pool_of(&report)?, id)?;
-        if let Found::Instance(image) = &mut found
-            && image.meta.record.is_some()
-        {
-            self.look_beside(cx, image).await?;
-        }
-        Ok(found)
-    }
-
-    /// What belongs to an instance beside its volume: the metadata of DRBD, and the snapshots that users read. Of one that does
-    /// not replicate it is what a call that was cut has left.
-    pub(crate) async fn look_beside(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
-        let id = image.meta.birth.instance;
-        let mut volumes = vec![self.metadata_of(id)];
-        if image.meta.is_readable() {
-            volumes.extend([0, 1].map(|slot| self.view_of(id, slot)));
-        }
-        let words: Vec<&str> = LVS.iter().copied().chain(volumes.iter().map(String::as_str)).collect();
-        let report = self.worker.report(cx, &words).await?;
-        image.metadata = report.volume(&names::metadata_of(id)).cloned();
-        image.views = [0, 1].map(|slot| report.volume(&names::view_of(id, slot)).cloned());
-        Ok(())
+        image::parse(&report, self.pool_of(&report)?, id)
     }
 
     /// Everything in the group.
     pub(crate) async fn all(&self, cx: &OpContext) -> Result<Report> {
         let words: Vec<&str> = LVS.iter().copied().chain([self.config.group.as_str()]).collect();
         self.worker.report(cx, &words).await
+    }
+
+    /// The tags of everything in the group. The kernel is not asked about each volume, as it is for what fills them.
+    pub(crate) async fn tags(&self, cx: &OpContext) -> Result<Report> {
+        self.worker.report(cx, &[&TAGS[..], &[self.config.group.as_str()]].concat()).await
     }
 
     /// An instance, to look at only.

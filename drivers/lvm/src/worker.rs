@@ -194,7 +194,11 @@ async fn once(setup: &Setup, process: &mut Option<Process>, job: &Job) -> Result
     let ask = Ask { words: words.clone(), wait_ms: milliseconds(wait), within_ms: milliseconds(within) };
     let said = timeout(wait + within + GRACE, exchange(&mut running.socket, &ask)).await;
     let why = match said {
-        Ok(Ok(said)) => return Ok(said),
+        Ok(Ok(said)) => {
+            let (command, milliseconds) = (words.join(" "), milliseconds(started.elapsed()));
+            tracing::debug!(command, milliseconds, status = said.status, "LVM did a command.");
+            return Ok(said);
+        }
         Ok(Err(e)) => e.to_string(),
         Err(_) => "it did not stop by itself".to_owned(),
     };

@@ -1,7 +1,7 @@
 //! A share moves from one host to the other by a temporary DRBD peer, under a writer on NFS. So does one whose type does not
 //! replicate, which bears no trace of it afterwards.
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tandem_guests::{Host, Running, forward, nfs};
 use tandem_testbed::api::word;
 use tandem_testbed::chance::long;
@@ -22,35 +22,6 @@ fn plain(site: &Site) -> String {
     let share = site.api.create_share("plain", POOLS[0].1).unwrap();
     site.api.settle();
     share
-}
-
-fn act(site: &Site, share: &str, body: &Value) {
-    let (status, said) = site.api.share_action(share, "2.97", false, body).unwrap();
-    assert_eq!(status, 202, "{said}");
-}
-
-fn start(site: &Site, share: &str, to: usize) {
-    let pools = site.api.get("v2/scheduler-stats/pools").unwrap();
-    let all = pools["pools"].as_array().unwrap();
-    let there = all.iter().find(|pool| pool["backend"] == POOLS[to].0).expect("the pool");
-    act(
-        site,
-        share,
-        &json!({"migration_start": {
-            "host": there["name"], "writable": true, "nondisruptive": false,
-            "preserve_metadata": true, "preserve_snapshots": false,
-        }}),
-    );
-}
-
-fn until(site: &Site, share: &str, task: &str) {
-    wait::until_else(|| {
-        let now = site.api.share(share).map_err(|_| "the server does not answer")?;
-        if now["task_state"] == task {
-            return Ok(());
-        }
-        Err(format!("{task}, not {}: {:?}", now["task_state"], site.api.operations("kind=migrate").unwrap()))
-    });
 }
 
 /// Where it is reached: `address:path`.
@@ -103,15 +74,15 @@ fn moves(site: &Site, client: &nfs::Client, share: &str, [from, to]: [usize; 2])
     // Where the type does not replicate, who has a file open loses it when that begins.
     let replicates = !site.api.share(share).unwrap()["replication_type"].is_null();
     let early = replicates.then(|| writes(site, client, share));
-    start(site, share, to);
-    until(site, share, "migration_driver_phase1_done");
+    site.api.migration(share, &site.api.wish(POOLS[to].0, true));
+    site.api.until_task(share, "migration_driver_phase1_done");
     let writer = early.unwrap_or_else(|| writes(site, client, share));
     random(site, share, from, "meanwhile");
     let before = sums(site, share, from, &["before", "meanwhile"]);
-    act(site, share, &json!({"migration_complete": null}));
+    site.api.migration(share, &json!({"migration_complete": null}));
     let promised = said(&writer);
     let promised = numbers(promised.iter().map(String::as_str));
-    until(site, share, "migration_success");
+    site.api.until_task(share, "migration_success");
     site.guest.run(&["umount", "-f", "-l", AT]).unwrap();
     leaves_nothing(site);
     let host = word(&site.api.share(share).unwrap()["host"]);
@@ -136,10 +107,10 @@ fn moves(site: &Site, client: &nfs::Client, share: &str, [from, to]: [usize; 2])
 
 /// Given up once everything is there: it stays where it is, and is written to.
 fn stays(site: &Site, share: &str, [from, to]: [usize; 2]) {
-    start(site, share, to);
-    until(site, share, "migration_driver_phase1_done");
-    act(site, share, &json!({"migration_cancel": null}));
-    until(site, share, "migration_cancelled");
+    site.api.migration(share, &site.api.wish(POOLS[to].0, true));
+    site.api.until_task(share, "migration_driver_phase1_done");
+    site.api.migration(share, &json!({"migration_cancel": null}));
+    site.api.until_task(share, "migration_cancelled");
     leaves_nothing(site);
     random(site, share, from, "afterwards");
 }

@@ -55,11 +55,7 @@ impl Lab {
 
     /// `host@backend#pool`.
     pub(crate) fn pool(&self, backend: &str) -> String {
-        wait::until("the pool", || {
-            let pools = self.api.get("v2/scheduler-stats/pools").unwrap();
-            let all = pools["pools"].as_array().unwrap();
-            all.iter().find(|p| p["backend"] == backend).map(|p| word(&p["name"]))
-        })
+        self.api.pool_of(backend)
     }
 
     pub(crate) fn show(&self) -> Value {
@@ -71,10 +67,7 @@ impl Lab {
     }
 
     pub(crate) fn until(&self, task: &str) {
-        wait::until_else(|| {
-            let now = self.show();
-            if now["task_state"] == task { Ok(()) } else { Err(format!("{task}, not {now}")) }
-        });
+        self.api.until_task(&self.share, task);
     }
 
     pub(crate) fn export(&self) -> PathBuf {

@@ -43,9 +43,9 @@ impl Inner {
             self.ready_pool(cx).await?;
             let _numbers = self.lock_numbers(cx).await?;
             let (minor, port) = self.free_numbers(cx, self.drbd()?).await?;
-            self.look_beside(cx, image).await?;
             if image.metadata.is_none() {
                 self.make_metadata(cx, spec.instance).await?;
+                self.refresh(cx, image).await?;
             }
             self.lay_below(cx, image, minor).await?;
             let record = Record { style, protocol, minor, port, peer: None, last: false, diskless: false };
@@ -66,9 +66,6 @@ impl Inner {
         let image = &mut locked.image;
         let rose = image.meta.see(call.epoch)?;
         require_active(image)?;
-        if image.meta.record.is_none() {
-            self.look_beside(cx, image).await?;
-        }
         let ended = image.meta.record.is_some() || image.metadata.is_some();
         let metadata = image.metadata.clone();
         if let Some(record) = &image.meta.record {
@@ -102,7 +99,6 @@ impl Inner {
     /// Metadata of a new generation, which says that the volume has everything and nobody else anything.
     async fn lay_below(&self, cx: &OpContext, image: &mut Image, minor: u32) -> Result<()> {
         self.activate_volumes(cx, image).await?;
-        self.look_beside(cx, image).await?;
         let (_, meta) = self.nodes(image)?;
         tools::meta(cx, minor, &meta, &["create-md"]).await?;
         tools::meta(cx, minor, &meta, &["set-gi", &generation::fresh_words()]).await.map(drop)

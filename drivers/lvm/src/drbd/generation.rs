@@ -48,27 +48,34 @@ impl fmt::Display for Generation {
 
 /// The generation that volumes of a resource are born with.
 pub(crate) fn born(resource: ResourceId) -> u64 {
-    let (high, low) = resource.0.as_u64_pair();
-    // Even, and never one of the kernel's own.
+    of(resource.0)
+}
+
+/// The same, as `drbdmeta set-gi` takes it.
+pub(crate) fn birth_words(resource: ResourceId) -> String {
+    words(born(resource))
+}
+
+/// Of a volume that has been in use: of a generation that nobody else has.
+pub(crate) fn fresh_words() -> String {
+    words(of(Uuid::new_v4()))
+}
+
+/// Even, and never one of the kernel's own.
+fn of(id: Uuid) -> u64 {
+    let (high, low) = id.as_u64_pair();
     ((high ^ low) | 1 << 63) & !1
 }
 
-/// The same, as `drbdmeta set-gi` takes it: whole, up to date, nothing to tell a peer.
-pub(crate) fn birth_words(resource: ResourceId) -> String {
-    format!("{:016X}:0:0:0:1:1:0:0:0:0", born(resource))
-}
-
-/// Of a volume that has been in use: whole, up to date, of a generation that nobody else has.
-pub(crate) fn fresh_words() -> String {
-    let (high, low) = Uuid::new_v4().as_u64_pair();
-    format!("{:016X}:0:0:0:1:1:0:0:0:0", ((high ^ low) | 1 << 63) & !1)
+/// Whole, up to date, nothing to tell a peer.
+fn words(generation: u64) -> String {
+    format!("{generation:016X}:0:0:0:1:1:0:0:0:0")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use uuid::Uuid;
 
     #[test]
     fn generations_are_read() {

@@ -72,7 +72,7 @@ impl Inner {
 
     /// A minor and a port that nothing has: no tag of the group, no resource of the kernel, no program.
     pub(crate) async fn free_numbers(&self, cx: &OpContext, drbd: &Drbd) -> Result<(u32, u16)> {
-        let mut taken = Taken::by_tags(&self.all(cx).await?);
+        let mut taken = Taken::by_tags(&self.tags(cx).await?);
         taken.minors.extend(kernel_minors(cx).await?);
         taken.ports.extend(status::ports(&tools::setup(cx, &["show"]).await?));
         let address = drbd.address;
