@@ -4,6 +4,8 @@
 //! The tools are timed in the guest, Tandem by the times in its own log, so that the way into the guest costs neither. In
 //! Tandem's time are: its log, made durable at each step; the proof of what arrived; holds and a bookmark against the
 //! loss of points; and their release.
+//!
+//! Words after `--` name the parts to run: `full`, `increments` (with `promotions`), `rests`; all where there is none.
 // A benchmark prints its figures, and stops where it cannot go on.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
@@ -20,8 +22,6 @@ use tandem_testbed::wait;
 
 /// Turns of all three.
 const ROUNDS: usize = 7;
-/// Turns of a full stream through Tandem and by the raw tools: a guest's disks are files of a machine that others use, too.
-const FULL_ROUNDS: usize = 15;
 /// MiB that a full stream carries.
 const FULL: u32 = 1024;
 /// MiB of what the increments are made to, and of what changes before each.
@@ -37,19 +37,27 @@ const MOVES: Duration = Duration::from_secs(5);
 const GIB: u64 = 1 << 30;
 
 fn main() {
+    let parts: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let wants = |part: &str| parts.is_empty() || parts.iter().any(|word| word == part);
     let site = Site::start(Exports::None, 3 * GIB);
     // Nothing but what is asked for is synced.
     let never = [("replication:rpo_seconds", "864000")];
     let kind = site.api.create_type("only when asked", "readable", &never).unwrap();
     let quiet = Quiet { site: &site, kind };
-    // Each question is answered by the one processor that moves the bytes: nobody asks while they move.
-    wait::every(MOVES);
-    quiet.full();
-    wait::every(Duration::from_secs(1));
-    quiet.increments();
-    quiet.promotions();
-    wait::every(Duration::from_millis(25));
-    rests(&site);
+    if wants("full") {
+        // Each question is answered by the one processor that moves the bytes: nobody asks while they move.
+        wait::every(MOVES);
+        quiet.full();
+    }
+    if wants("increments") || wants("promotions") {
+        wait::every(Duration::from_secs(1));
+        quiet.increments();
+        quiet.promotions();
+    }
+    if wants("rests") {
+        wait::every(Duration::from_millis(25));
+        rests(&site);
+    }
 }
 
 /// Shares that are synced only when they are told to be.
@@ -87,28 +95,29 @@ impl Quiet<'_> {
             site.api.settle();
             let sync = Span::of(&last(site, "sync", &replica));
             let creation = Span::of(&last(site, "create_replica", &replica));
-            streams.add(sync.step("transfer"));
+            let took = sync.step("transfer");
             whole.add(creation.all() + sync.all());
             site.api.delete_replica(&replica).unwrap();
             wait::until("the replica to be gone", || (site.api.replicas_of(&share).len() == 1).then_some(()));
             site.api.settle();
+            took
         };
-        let mut raw = || {
+        let raw = || {
             rested(site);
-            raws.add(timed(site, SEND, &[&snapshot, "beta/raw"]));
+            let took = timed(site, SEND, &[&snapshot, "beta/raw"]);
             destroyed(site, "beta/raw");
+            took
         };
-        for round in 0..FULL_ROUNDS {
-            // Who comes second finds the source read.
-            let turns: [&mut dyn FnMut(); 2] =
-                if round % 2 == 0 { [&mut raw, &mut tandem] } else { [&mut tandem, &mut raw] };
-            turns.into_iter().for_each(|turn| turn());
+        for _ in 0..ROUNDS {
+            // Who comes later finds the source read, and the disks older: each is once first and once last.
+            let first = raw();
+            let both = tandem() + tandem();
+            raws.add((first + raw()) / 2);
+            streams.add(both / 2);
 
-            if round < ROUNDS {
-                rested(site);
-                syncoid.add(timed(site, SYNCOID, &["alpha/syncoid", "beta/syncoid"]));
-                destroyed(site, "beta/syncoid");
-            }
+            rested(site);
+            syncoid.add(timed(site, SYNCOID, &["alpha/syncoid", "beta/syncoid"]));
+            destroyed(site, "beta/syncoid");
         }
         let all = Three { raw: raws, tandem: streams, syncoid };
         all.print();

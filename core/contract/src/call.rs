@@ -253,6 +253,10 @@ verbs! {
     true "begin_replication" BeginReplication {
         /// How it would be made now, with its replication.
         spec: InstanceSpec,
+        /// The other side that it is to have. Where the two could not replicate, `InvalidArgument` says so before users notice
+        /// anything.
+        #[serde(default)]
+        peer: Option<Endpoint>,
     } -> Outcome<InstanceInfo>;
     /// Takes away what lets an active instance replicate, which has no peer any more: it is as one made without. Its users may
     /// have to wait for a moment. `Unchanged` where it does not replicate.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tandem_sdk::{InstanceId, Result};
 
-use crate::meta::{self, Meta};
+use crate::meta::{self, MARK, Meta};
 use crate::report::{Report, Volume};
 use crate::{drbd, names};
 
@@ -55,8 +55,10 @@ pub(crate) fn parse(report: &Report, pool: &Volume, id: InstanceId) -> Result<Fo
     let Some(volume) = report.volume(&names::of_instance(id)) else { return Ok(Found::Nothing) };
     let Some(meta) = Meta::read(id, &volume.name, &volume.tags)? else { return Ok(Found::Foreign) };
     let stored = meta::ours(&volume.tags);
-    let metadata = report.volume(&names::metadata_of(id)).cloned();
-    let views = [0, 1].map(|slot| report.volume(&names::view_of(id, slot)).cloned());
+    // What bears such a name without the mark is somebody else's.
+    let ours = |name: String| report.volume(&name).filter(|v| v.tags.iter().any(|tag| tag == MARK)).cloned();
+    let metadata = ours(names::metadata_of(id));
+    let views = [0, 1].map(|slot| ours(names::view_of(id, slot)));
     let (volume, pool) = (volume.clone(), pool.clone());
     Ok(Found::Instance(Box::new(Image { meta, volume, metadata, views, stored, pool })))
 }

@@ -595,6 +595,11 @@ async fn an_active_one_without_a_disk_is_promoted_away_from() {
     let (volume, table) = fail_disk(&pair, 0).await;
     // The other side has everything, and says so.
     pair.up_to_date(1).await;
+    // Without it users had nothing.
+    let leave = DisconnectPeers { instance: pair.ids[0], peer: pair.ids[1] };
+    let refused = pair.sides[0].call(leave).await.unwrap_err();
+    assert!(refused.kind == ErrorKind::Conflict && refused.message.contains("alone"), "{refused}");
+    assert!(pair.holds(0, "through the peer"));
     pair.epoch = pair.epoch.next();
     assert!(pair.demote(0, Demotion::Secondary).await.unwrap().is_changed());
     pair.promote(1, Promotion::Planned { point: None }).await.unwrap();

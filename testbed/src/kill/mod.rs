@@ -169,7 +169,9 @@ fn reached(lab: &Lab) -> Answered<PathBuf> {
     loop {
         let export = lab.api.export(lab.active())?.ok_or(Gone)?;
         let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
-        if lab.beneath != Beneath::Zfs || device(&export) != export.parent().and_then(device) {
+        // Its folder is made just before it is mounted.
+        let mounted = || device(&export).is_some_and(|here| export.parent().and_then(device) != Some(here));
+        if lab.beneath != Beneath::Zfs || mounted() {
             return Ok(export);
         }
         std::thread::sleep(Duration::from_millis(25));

@@ -241,9 +241,9 @@ pub(super) fn release(world: &World<'_>, instance: InstanceId) -> Result<Vec<Ste
         return Err(Error::cancelled("it is what the share's users reach now"));
     }
     let mut steps = Vec::new();
-    // Where its driver cannot be asked, the step does.
+    // Where a driver cannot be asked, the step does.
     let may = |id| world.capabilities.get(&id).is_none_or(super::by_storage);
-    if let Some(stays) = world.active().filter(|stays| stays.id != instance && may(stays.id)) {
+    if let Some(stays) = world.active().filter(|s| s.id != instance && may(s.id) && may(instance)) {
         steps.push(Step::Leave { instance: stays.id, peer: instance });
         if world.style.is_none() {
             steps.push(Step::EndReplication { instance: stays.id });

@@ -1,6 +1,6 @@
 //! Plans of what concerns a share as a whole.
 
-use tandem_contract::{InstanceId, Transport};
+use tandem_contract::{Capabilities, InstanceId, Transport};
 
 use super::{Step, World};
 use crate::model::{Instance, InstanceStatus, Part};
@@ -72,6 +72,11 @@ pub(super) fn repair(world: &World<'_>, instance: InstanceId) -> Vec<Step> {
     if matches!(world.transport(instance), Some(Transport::Streamed { .. })) {
         // Points that an earlier operation could not let go.
         steps.push(Step::ReleasePoints);
+    }
+    let converts = |able: &Capabilities| able.replication.as_ref().is_some_and(|r| r.converts);
+    if world.style.is_none() && world.capabilities.get(&instance).is_some_and(converts) {
+        // What a migration could not take away below it.
+        steps.push(Step::EndReplication { instance });
     }
     steps
 }

@@ -348,6 +348,7 @@ impl Run {
             Step::ReleasePoints => Some(Chore::Release(self.share)),
             Step::ApplyAccess { instance } => Some(Chore::Rules(*instance)),
             Step::Resize { instance, .. } if self.state.undoing() => Some(Chore::Repair(*instance)),
+            Step::EndReplication { instance } => Some(Chore::Repair(*instance)),
             _ => None,
         };
         if let Some(chore) = chore {

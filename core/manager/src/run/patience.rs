@@ -44,7 +44,7 @@ impl Run {
             {
                 12
             }
-            Step::Place { .. } | Step::CreateInstance { .. } => SECONDS,
+            Step::Place { .. } | Step::CreateInstance { .. } | Step::EndReplication { .. } => SECONDS,
             _ if self.copies_beside_users() => SECONDS,
             // Users wait to be given the share back.
             _ if self.migrates() => 4,

@@ -11,7 +11,7 @@ use tandem_host::Backend;
 use super::execute::Run;
 use super::steps::{Done, Scene, served, set_exports};
 use crate::draft::active_beside;
-use crate::model::{Instance, Intent};
+use crate::model::{Instance, Intent, Operation};
 use crate::plan::by_storage;
 
 /// Between two looks at whether both sides hold the same.
@@ -157,7 +157,8 @@ impl Run {
         if scene.share.replication.is_none() {
             let (backend, spec) = self.spec(scene, source).await?;
             let spec = super::migration::as_replica(spec, &backend);
-            info = Some(self.ask(&backend, BeginReplication { spec }).await?.into_inner());
+            let peer = Some(self.ask(&to.backend, GetEndpoint { instance }).await?);
+            info = Some(self.ask(&backend, BeginReplication { spec, peer }).await?.into_inner());
         }
         self.join_sides(&from, &to, false).await?;
         self.up_to_date(&to, false).await?;
@@ -180,7 +181,10 @@ impl Run {
     pub(super) async fn end_replication(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
         let side = self.side(scene, scene.row(id)?).await?;
         let converts = side.backend.capabilities().replication.as_ref().is_some_and(|r| r.converts);
-        if !converts || scene.share.replication.is_some() {
+        let moves = |op: &Operation| {
+            matches!(op.intent, Intent::Migrate { source, .. } if source == id) && op.id != self.op
+        };
+        if !converts || scene.share.replication.is_some() || scene.family.operations.iter().any(moves) {
             return Ok(Done::nothing());
         }
         let verb = EndReplication { instance: id, epoch: side.epoch };

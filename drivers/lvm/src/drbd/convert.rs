@@ -4,8 +4,9 @@
 //! the share being moved. Users wait while it is unmounted and mounted again.
 
 use tandem_sdk::contract::{BeginReplication, EndReplication, InstanceInfo, Outcome};
-use tandem_sdk::{Error, OpContext, Result, Role, Style};
+use tandem_sdk::{Error, OpContext, Result, Retry, Role, Style};
 
+use super::peers::require_peer;
 use super::record::Record;
 use super::{generation, stack, tools};
 use crate::image::Image;
@@ -40,6 +41,7 @@ impl Inner {
         let begun = image.meta.record.is_none();
         if begun {
             require_whole_blocks(image)?;
+            call.peer.iter().try_for_each(|peer| require_peer(image, protocol, peer))?;
             self.ready_pool(cx).await?;
             let _numbers = self.lock_numbers(cx).await?;
             let (minor, port) = self.free_numbers(cx, self.drbd()?).await?;
@@ -48,8 +50,13 @@ impl Inner {
                 self.refresh(cx, image).await?;
             }
             self.lay_below(cx, image, minor).await?;
+            if let Err(error) = self.set_aside(cx, image).await {
+                // Its users go on without the layer, and are not asked to wait again.
+                return Err(self.served_again(cx, image, error).await.retry(Retry::AfterOperator));
+            }
             let record = Record { style, protocol, minor, port, peer: None, last: false, diskless: false };
             image.meta.record = Some(record);
+            self.save(cx, image).await?;
         }
         self.save(cx, image).await?;
         let served = self.serve(cx, image).await?;
@@ -81,9 +88,21 @@ impl Inner {
                      replicating"
                 )));
             }
-            self.exporter.close(cx, &id.to_string(), &self.path(id)).await?;
-            self.unmount(cx, image).await?;
-            self.stack_down(cx, image).await?;
+            let status = self.status(cx, id).await?;
+            if let Some(status) = status.filter(|status| status.disk != "UpToDate") {
+                return Err(Error::conflict(format!(
+                    "the disk below instance {id} is {}, not UpToDate: its users would lose what it lacks; it goes on replicating",
+                    if status.disk.is_empty() { "not there" } else { &status.disk }
+                )));
+            }
+            let ended = match self.set_aside(cx, image).await {
+                Ok(()) => self.stack_down(cx, image).await.map(drop),
+                other => other,
+            };
+            if let Err(error) = ended {
+                // Its users go on with the layer.
+                return Err(self.served_again(cx, image, error).await);
+            }
             image.meta.record = None;
         }
         self.save(cx, image).await?;
@@ -94,6 +113,21 @@ impl Inner {
             image.metadata = None;
         }
         Ok(outcome(ended || rose || served, self.info(image)))
+    }
+
+    /// Nobody uses what is mounted any more.
+    async fn set_aside(&self, cx: &OpContext, image: &Image) -> Result<()> {
+        let id = image.meta.birth.instance;
+        self.exporter.close(cx, &id.to_string(), &self.path(id)).await?;
+        self.unmount(cx, image).await.map(drop)
+    }
+
+    /// Serves an instance whose layer could not be changed as it was; the error that it could not.
+    async fn served_again(&self, cx: &OpContext, image: &mut Image, error: Error) -> Error {
+        if let Err(why) = self.serve(cx, image).await {
+            tracing::warn!(instance = %image.meta.birth.instance, error = %why, "The share is not served again yet.");
+        }
+        error
     }
 
     /// Metadata of a new generation, which says that the volume has everything and nobody else anything.
@@ -112,8 +146,7 @@ impl Inner {
         if image.meta.record.is_none() || !mount::mounted(&path).is_some_and(bare) {
             return Ok(false);
         }
-        self.exporter.close(cx, &image.meta.birth.instance.to_string(), &path).await?;
-        self.unmount(cx, image).await
+        self.set_aside(cx, image).await.map(|()| true)
     }
 }
 

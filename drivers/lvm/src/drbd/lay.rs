@@ -45,6 +45,11 @@ impl Inner {
     /// Activates the volumes of data and metadata.
     pub(crate) async fn activate_volumes(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
         self.activate_volume(cx, image).await?;
+        self.activate_metadata(cx, image).await
+    }
+
+    /// Activates the volume of the metadata, and leaves that of the data as it is.
+    pub(crate) async fn activate_metadata(&self, cx: &OpContext, image: &mut Image) -> Result<()> {
         let state = image.metadata.as_ref().map_or(State::Active, |metadata| metadata.state);
         let volume = self.metadata_of(image.meta.birth.instance);
         match state {

@@ -7,7 +7,7 @@ use tandem_sdk::contract::{ConnectPeers, DisconnectPeers, Endpoint, Outcome};
 use tandem_sdk::{Error, InstanceId, OpContext, Result, Role};
 
 use super::generation::{Generation, born};
-use super::record::{Peer, Record};
+use super::record::{Peer, Protocol, Record};
 use super::report::split_brain;
 use super::{PROTOCOL, status::Status};
 use crate::Inner;
@@ -54,21 +54,11 @@ impl Inner {
     pub(crate) async fn connect_peer(&self, cx: &OpContext, call: ConnectPeers) -> Result<Outcome<()>> {
         let id = call.instance;
         let (peer, address) = peer_of(&call)?;
-        let base = address.base.and_then(|base| u64::from_str_radix(&base, 16).ok());
+        let base = address.base.as_ref().and_then(|base| u64::from_str_radix(base, 16).ok());
         let mut locked = self.lock_existing(cx, id).await?;
         let image = &mut locked.image;
         let mut record = record_of(image)?;
-        for (what, mine, theirs) in [
-            ("lvm:filesystem", image.meta.birth.filesystem.as_str(), &address.filesystem),
-            ("lvm:protocol", record.protocol.as_str(), &address.protocol),
-        ] {
-            if let Some(theirs) = theirs.as_ref().filter(|theirs| *theirs != mine) {
-                return Err(Error::invalid(format!(
-                    "instance {id} was made with `{what}` = `{mine}`, and the other side with `{theirs}`; name it in the share \
-                     type, or set both back ends alike, and make that side anew"
-                )));
-            }
-        }
+        require_alike(image, record.protocol, &address)?;
         let rose = image.meta.see(call.epoch)?;
         if image.meta.role == Role::Fenced {
             return Err(Error::conflict(format!(
@@ -233,6 +223,19 @@ impl Inner {
         let status = self.status(cx, call.instance).await?;
         // Who was cut off before is set free by nobody's leaving.
         super::fence::require_free(image, status.as_ref())?;
+        if let Some(status) = &status
+            && image.meta.role == Role::Active
+            && status.disk != "UpToDate"
+            && status.peer_serves()
+        {
+            return Err(Error::conflict(format!(
+                "the disk of instance {} is {}, and its users have what lies on the disk of {} alone: promote that one, or mend this \
+                 one first",
+                call.instance,
+                if status.disk.is_empty() { "not there" } else { &status.disk },
+                call.peer
+            )));
+        }
         if status.is_some_and(|status| !status.stands_alone()) {
             self.cut(cx, call.instance).await?;
         }
@@ -258,17 +261,43 @@ pub(crate) fn record_of(image: &Image) -> Result<Record> {
     })
 }
 
-fn peer_of(call: &ConnectPeers) -> Result<(Peer, Address)> {
-    if call.peer.protocol != PROTOCOL {
+/// Refuses to begin where the other side could not be its peer.
+pub(crate) fn require_peer(image: &Image, protocol: Protocol, peer: &Endpoint) -> Result<()> {
+    require_alike(image, protocol, &address_of(peer)?)
+}
+
+/// Both sides have one file system, and acknowledge alike.
+fn require_alike(image: &Image, protocol: Protocol, address: &Address) -> Result<()> {
+    for (what, mine, theirs) in [
+        ("lvm:filesystem", image.meta.birth.filesystem.as_str(), &address.filesystem),
+        ("lvm:protocol", protocol.as_str(), &address.protocol),
+    ] {
+        if let Some(theirs) = theirs.as_ref().filter(|theirs| *theirs != mine) {
+            return Err(Error::invalid(format!(
+                "instance {} has `{what}` = `{mine}`, and the other side `{theirs}`; name it in the share type, or set both back \
+                 ends alike, and make that side anew",
+                image.meta.birth.instance
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn address_of(peer: &Endpoint) -> Result<Address> {
+    if peer.protocol != PROTOCOL {
         return Err(Error::invalid(format!(
             "the peer speaks `{}`, and this side `{PROTOCOL}`",
-            call.peer.protocol
+            peer.protocol
         )));
     }
+    serde_json::from_value(peer.data.clone())
+        .map_err(|e| Error::invalid(format!("the peer's address makes no sense: {e}")))
+}
+
+fn peer_of(call: &ConnectPeers) -> Result<(Peer, Address)> {
     if call.peer.instance == call.instance {
         return Err(Error::invalid("an instance is no peer of itself"));
     }
-    let address: Address = serde_json::from_value(call.peer.data.clone())
-        .map_err(|e| Error::invalid(format!("the peer's address makes no sense: {e}")))?;
+    let address = address_of(&call.peer)?;
     Ok((Peer { instance: call.peer.instance, at: address.at, leads: call.authoritative }, address))
 }

@@ -94,15 +94,16 @@ impl Inner {
     }
 
     async fn attach_disk(&self, cx: &OpContext, image: &mut Image, record: &Record) -> Result<()> {
-        let is_first = image.volume.state == State::Inactive;
-        self.activate_volumes(cx, image).await?;
-        let (data, meta) = self.nodes(image)?;
+        self.activate_metadata(cx, image).await?;
+        let meta = self.metadata_node(image)?;
         // After a power cut what was being written is to be marked first.
         if let Some(marked) = tools::apply_log(cx, record.minor, &meta).await? {
             tracing::info!(instance = %image.meta.birth.instance, marked, "Its host went down while it was written to.");
         }
-        let mut dump = tools::meta(cx, record.minor, &meta, &["dump-md"]).await?;
-        if is_first && is_cut_short(&tools::meta(cx, record.minor, &meta, &["get-gi"]).await?) {
+        // Before the volume is active: a call that is cut, and made again, finds it as this one does.
+        if image.volume.state == State::Inactive
+            && is_cut_short(&tools::meta(cx, record.minor, &meta, &["get-gi"]).await?)
+        {
             // The kernels clear a block's mark once it was written, and a thin pool forgets the last second of what is new in it: what
             // had come is not what its peer takes it for.
             tracing::warn!(
@@ -110,8 +111,10 @@ impl Inner {
                 "Its host went down while it was brought up to date: the whole share is carried."
             );
             tools::meta(cx, record.minor, &meta, &["create-md"]).await?;
-            dump.clear();
         }
+        self.activate_volumes(cx, image).await?;
+        let (data, meta) = self.nodes(image)?;
+        let dump = tools::meta(cx, record.minor, &meta, &["dump-md"]).await?;
         let agreed = agreed_sectors(&dump).filter(|sectors| *sectors > 0);
         let size = format!("--size={}s", agreed.unwrap_or_else(|| sectors(image.meta.size_bytes)));
         bound_discards(image);
@@ -255,18 +258,26 @@ impl Inner {
 
     /// The nodes of data and metadata.
     pub(crate) fn nodes(&self, image: &Image) -> Result<(String, String)> {
-        let id = image.meta.birth.instance;
-        match &image.metadata {
-            Some(metadata) if !metadata.node.is_empty() && !image.volume.node.is_empty() => {
-                Ok((image.volume.node.clone(), metadata.node.clone()))
-            }
-            _ => Err(Error::unavailable(format!(
-                "the volume `{}.drbd` with DRBD's metadata of instance {id} is not there; restore it, or delete the \
-                 instance and make a replica anew",
-                self.of(id)
-            ))
-            .retry(Retry::AfterOperator)),
+        let meta = self.metadata_node(image)?;
+        match image.volume.node.as_str() {
+            "" => Err(self.not_there(&self.of(image.meta.birth.instance), image)),
+            data => Ok((data.to_owned(), meta)),
         }
+    }
+
+    /// The node of the metadata.
+    fn metadata_node(&self, image: &Image) -> Result<String> {
+        let node = image.metadata.as_ref().map(|metadata| metadata.node.clone());
+        node.filter(|node| !node.is_empty())
+            .ok_or_else(|| self.not_there(&self.metadata_of(image.meta.birth.instance), image))
+    }
+
+    fn not_there(&self, volume: &str, image: &Image) -> Error {
+        Error::unavailable(format!(
+            "the volume `{volume}` of instance {} is not there; restore it, or delete the instance and make a replica anew",
+            image.meta.birth.instance
+        ))
+        .retry(Retry::AfterOperator)
     }
 }
 

@@ -22,7 +22,7 @@ async fn plain(scene: &Scene) -> Check<(InstanceSpec, Content, BeginReplication)
     let content = sample(60);
     let can_see = scene.fill(&scene.here, spec.instance, spec.epoch, &content).await?;
     let replication = Some(ReplicationSpec { style: Style::Dr, instances: 2 });
-    let begin = BeginReplication { spec: InstanceSpec { replication, ..spec.clone() } };
+    let begin = BeginReplication { spec: InstanceSpec { replication, ..spec.clone() }, peer: None };
     Ok((spec, if can_see { content } else { Content::new() }, begin))
 }
 
@@ -95,7 +95,7 @@ async fn stays(scene: Scene) -> Check {
 async fn stale(scene: Scene) -> Check {
     let (spec, _, begin) = plain(&scene).await?;
     let before = Epoch(spec.epoch.0 - 1);
-    let old = BeginReplication { spec: InstanceSpec { epoch: before, ..begin.spec.clone() } };
+    let old = BeginReplication { spec: InstanceSpec { epoch: before, ..begin.spec.clone() }, peer: None };
     refused("`begin_replication` at a stale epoch", scene.here.call(old).await, &[ErrorKind::StaleEpoch])?;
     changed("`begin_replication`", scene.here.call(begin).await)?;
     let old = EndReplication { instance: spec.instance, epoch: before };
