@@ -102,18 +102,29 @@ impl Quiet<'_> {
             site.api.settle();
             took
         };
-        let raw = || {
+        let mut raw = || {
             rested(site);
             let took = timed(site, SEND, &[&snapshot, "beta/raw"]);
             destroyed(site, "beta/raw");
             took
         };
-        for _ in 0..ROUNDS {
-            // Who comes later finds the source read, and the disks older: each is once first and once last.
-            let first = raw();
-            let both = tandem() + tandem();
-            raws.add((first + raw()) / 2);
-            streams.add(both / 2);
+        // An even number of turns.
+        for round in 0..ROUNDS + ROUNDS % 2 {
+            // Nobody finds a source that was not read; and each is as often first and last as between the other's two.
+            timed(site, READ, &[&snapshot]);
+            let between = |inner: &mut dyn FnMut() -> Duration, outer: &mut dyn FnMut() -> Duration| {
+                let first = outer();
+                let both = inner() + inner();
+                ((first + outer()) / 2, both / 2)
+            };
+            let (by_hand, by_tandem) = if round % 2 == 0 {
+                between(&mut tandem, &mut raw)
+            } else {
+                let (outer, inner) = between(&mut raw, &mut tandem);
+                (inner, outer)
+            };
+            raws.add(by_hand);
+            streams.add(by_tandem);
 
             rested(site);
             syncoid.add(timed(site, SYNCOID, &["alpha/syncoid", "beta/syncoid"]));
@@ -280,6 +291,7 @@ impl Three {
 }
 
 // The arguments are $1, $2, …; the time that it took is printed.
+const READ: &str = "zfs send -Lec \"$1\" > /dev/null";
 const SEND: &str = "zfs send -Lec \"$1\" | zfs receive -u \"$2\"";
 const SNAPSHOT_AND_SEND: &str =
     "zfs snapshot \"$2\" && zfs send -Lec -i \"$1\" \"$2\" | zfs receive -u \"$3\"";
