@@ -18,7 +18,7 @@ use tandem_guests::host::Event;
 use tandem_guests::{Command, Host, Running};
 use tandem_testbed::api::word;
 use tandem_testbed::bench::span::{Span, between, moment};
-use tandem_testbed::bench::{Figures, begin, guest};
+use tandem_testbed::bench::{Figures, begin, guest, turn};
 use tandem_testbed::house::{Group, House};
 use tandem_testbed::wait;
 
@@ -169,10 +169,10 @@ impl Bench<'_> {
                 self.run(WRITTEN, &[folder, size, &count]);
             }
             for round in 0..ROUNDS {
-                let write = |folder: &str| self.run(WRITTEN, &[folder, size, &count]);
-                let (mut by_hand, mut by_tandem) =
-                    (|| raw.add(write(&folders[0])), || tandem.add(write(&folders[1])));
-                in_turn(round, &mut by_hand, &mut by_tandem);
+                let write = |folder: usize| self.run(WRITTEN, &[&folders[folder], size, &count]);
+                let (by_hand, by_tandem) = turn(round, &mut || write(0), &mut || write(1));
+                raw.add(by_hand);
+                tandem.add(by_tandem);
             }
             compared(&raw, &tandem);
             println!("goal: at least 0.98 of the rate of raw; it is {:.3}", raw.over(&tandem));

@@ -16,7 +16,7 @@ use tandem_guests::Host;
 use tandem_testbed::api::word;
 use tandem_testbed::bench::process::{cpu_of, cpu_of_machine};
 use tandem_testbed::bench::span::{Span, between, moment};
-use tandem_testbed::bench::{Figures, begin, guest, seconds};
+use tandem_testbed::bench::{Figures, begin, guest, seconds, turn};
 use tandem_testbed::site::{Exports, POOLS, Site};
 use tandem_testbed::wait;
 
@@ -108,21 +108,10 @@ impl Quiet<'_> {
             destroyed(site, "beta/raw");
             took
         };
-        // An even number of turns.
-        for round in 0..ROUNDS + ROUNDS % 2 {
-            // Nobody finds a source that was not read; and each is as often first and last as between the other's two.
+        for round in 0..ROUNDS {
+            // Nobody finds a source that was not read.
             timed(site, READ, &[&snapshot]);
-            let between = |inner: &mut dyn FnMut() -> Duration, outer: &mut dyn FnMut() -> Duration| {
-                let first = outer();
-                let both = inner() + inner();
-                ((first + outer()) / 2, both / 2)
-            };
-            let (by_hand, by_tandem) = if round % 2 == 0 {
-                between(&mut tandem, &mut raw)
-            } else {
-                let (outer, inner) = between(&mut raw, &mut tandem);
-                (inner, outer)
-            };
+            let (by_hand, by_tandem) = turn(round, &mut raw, &mut tandem);
             raws.add(by_hand);
             streams.add(by_tandem);
 

@@ -63,6 +63,25 @@ impl Epoch {
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
+
+    /// Refuses a call that carries a lower epoch than this one, the last that was seen.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StaleEpoch`](crate::ErrorKind::StaleEpoch).
+    pub fn admit(self, called: Self) -> Result<(), crate::Error> {
+        if called < self { Err(crate::Error::stale_epoch(called, self)) } else { Ok(()) }
+    }
+
+    /// Refuses a lower epoch as [`admit`](Self::admit) does, and remembers a higher one. `true` when it rose.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StaleEpoch`](crate::ErrorKind::StaleEpoch); nothing has changed.
+    pub fn see(&mut self, called: Self) -> Result<bool, crate::Error> {
+        self.admit(called)?;
+        let rose = called > *self;
+        *self = called;
+        Ok(rose)
+    }
 }
 
 impl fmt::Display for Epoch {

@@ -18,6 +18,11 @@ pub enum Outcome<T> {
 }
 
 impl<T> Outcome<T> {
+    /// `Changed` or `Unchanged`.
+    pub const fn of(changed: bool, value: T) -> Self {
+        if changed { Self::Changed(value) } else { Self::Unchanged(value) }
+    }
+
     /// The value, whichever it is.
     pub fn into_inner(self) -> T {
         match self {
@@ -47,6 +52,26 @@ pub enum Role {
     /// A role that this side does not know yet.
     #[serde(other)]
     Unknown,
+}
+
+impl Role {
+    /// The word for it, on the wire and for what a driver keeps.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Secondary => "secondary",
+            Self::Destination => "destination",
+            Self::Fenced => "fenced",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The role that the word means; `None` where it means none.
+    pub fn named(word: &str) -> Option<Self> {
+        [Self::Active, Self::Secondary, Self::Destination, Self::Fenced]
+            .into_iter()
+            .find(|role| role.as_str() == word)
+    }
 }
 
 /// What an instance is to be. Stored with the instance on the storage, as far as `observe_instance` needs it.

@@ -71,13 +71,13 @@ impl Driver for Directory {
     async fn ensure_instance(&self, cx: &OpContext, call: EnsureInstance) -> Result<Outcome<InstanceInfo>> {
         self.run(cx, move |store, _| {
             let mut instance = store.lock_existing(call.instance)?;
-            let rose = instance.meta.see(call.epoch)?;
+            let rose = instance.meta.epoch.see(call.epoch)?;
             if rose {
                 instance.save()?;
             }
             let was = instance.is_exported();
             instance.serve()?;
-            Ok(outcome(rose || was != instance.is_exported(), instance.info()))
+            Ok(Outcome::of(rose || was != instance.is_exported(), instance.info()))
         })
         .await
     }
@@ -110,7 +110,7 @@ fn attach(store: &Store, call: &Attach) -> Result<Outcome<Attachment>> {
     let mut instance = store.existing(call.instance)?;
     if call.epoch != instance.meta.epoch {
         instance = store.lock_existing(call.instance)?;
-        instance.meta.see(call.epoch)?;
+        instance.meta.epoch.see(call.epoch)?;
         instance.save()?;
     }
     instance.open_tree()?;
@@ -133,12 +133,7 @@ fn attach(store: &Store, call: &Attach) -> Result<Outcome<Attachment>> {
     }
     let path = instance.tree().to_string_lossy().into_owned();
     let attachment = Attachment { kind: AttachKind::Tree, path, root_mode: instance.meta.root_mode };
-    Ok(outcome(was.is_none(), attachment))
-}
-
-/// `Changed` or `Unchanged`.
-pub(crate) fn outcome<T>(changed: bool, value: T) -> Outcome<T> {
-    if changed { Outcome::Changed(value) } else { Outcome::Unchanged(value) }
+    Ok(Outcome::of(was.is_none(), attachment))
 }
 
 /// Makes an instance in the role it is born to.
@@ -157,9 +152,7 @@ pub(crate) fn create(store: &Store, spec: InstanceSpec, role: Role) -> Result<Ou
         }
         return Ok(Outcome::Changed(made.info()));
     };
-    if spec.epoch < instance.meta.epoch {
-        return Err(Error::stale_epoch(spec.epoch, instance.meta.epoch));
-    }
+    instance.meta.epoch.admit(spec.epoch)?;
     let same = InstanceSpec { epoch: spec.epoch, ..instance.meta.spec.clone() } == spec;
     if !same || instance.meta.born != role || instance.meta.deleting {
         return Err(Error::conflict(format!(
@@ -206,7 +199,7 @@ fn check(store: &Store, spec: &InstanceSpec, role: Role) -> Result<()> {
 
 fn resize(store: &Store, call: &ResizeInstance, cx: &OpContext) -> Result<Outcome<InstanceInfo>> {
     let mut instance = store.lock_existing(call.instance)?;
-    let rose = instance.meta.see(call.epoch)?;
+    let rose = instance.meta.epoch.see(call.epoch)?;
     let changed = instance.meta.size_bytes != call.size_bytes;
     if call.size_bytes < instance.meta.size_bytes {
         let used = observe::used(&instance, cx)?;
@@ -221,7 +214,7 @@ fn resize(store: &Store, call: &ResizeInstance, cx: &OpContext) -> Result<Outcom
     if changed || rose {
         instance.save()?;
     }
-    Ok(outcome(changed, instance.info()))
+    Ok(Outcome::of(changed, instance.info()))
 }
 
 /// Removes an instance and every trace of it.
@@ -261,13 +254,13 @@ pub(crate) fn delete(store: &Store, id: InstanceId, cx: &OpContext) -> Result<Ou
     if changed {
         sync_dir(&store.instances())?;
     }
-    Ok(outcome(changed, ()))
+    Ok(Outcome::of(changed, ()))
 }
 
 /// A folder enforces no rules and says so; only read access for all can be had, by the permissions of its root.
 fn access(store: &Store, call: &UpdateAccess) -> Result<Outcome<AccessReport>> {
     let mut instance = store.lock_existing(call.instance)?;
-    let rose = instance.meta.see(call.epoch)?;
+    let rose = instance.meta.epoch.see(call.epoch)?;
     let read_only = call.access.read_only;
     let changed = instance.meta.role == Role::Active && instance.meta.read_only != read_only;
     if changed {
@@ -281,5 +274,5 @@ fn access(store: &Store, call: &UpdateAccess) -> Result<Outcome<AccessReport>> {
     }
     let rules =
         call.access.rules.iter().map(|r| RuleReport { id: r.id, enforced: false, error: None }).collect();
-    Ok(outcome(changed, AccessReport { rules }))
+    Ok(Outcome::of(changed, AccessReport { rules }))
 }

@@ -17,7 +17,7 @@ use tandem_sdk::contract::{
 use tandem_sdk::mirror::{self, Control, Mirror, Pass, RootMode};
 use tandem_sdk::{Error, ErrorKind, Migration, OpContext, Reachable, Result};
 
-use crate::instance::{create, delete, outcome};
+use crate::instance::{create, delete};
 use crate::store::{Instance, Store, from_mirror, io_error, set_mode};
 use crate::stream::tell;
 use crate::{Config, Directory};
@@ -148,7 +148,7 @@ fn progress(moving: &Moving, done: u64) -> MigrationProgress {
 
 /// What can be kept, for another back end of folders of the same running system.
 fn promise(store: &Store, spec: &MigrationSpec) -> Result<Compatibility> {
-    store.existing(spec.source)?.meta.clone().see(spec.epoch)?;
+    store.existing(spec.source)?.meta.epoch.admit(spec.epoch)?;
     let there = &spec.destination_driver;
     let driver = there.get("driver").and_then(|d| d.as_str());
     let ours = driver == Some("directory")
@@ -166,7 +166,7 @@ fn promise(store: &Store, spec: &MigrationSpec) -> Result<Compatibility> {
 
 fn start(store: &Store, spec: &MigrationSpec) -> Result<Outcome<()>> {
     let mut source = store.lock_existing(spec.source)?;
-    let rose = source.meta.see(spec.epoch)?;
+    let rose = source.meta.epoch.see(spec.epoch)?;
     source.meta.require_active("it does not move")?;
     if rose {
         source.save()?;
@@ -230,7 +230,7 @@ fn destination(store: &Store, root: &Path, spec: &MigrationSpec) -> Result<Insta
 /// One round while users write. Only the destination is locked: the source goes on serving and being asked.
 fn round(store: &Store, spec: &MigrationSpec, cx: &OpContext) -> Result<MigrationProgress> {
     let source = store.existing(spec.source)?;
-    source.meta.clone().see(spec.epoch)?;
+    source.meta.epoch.admit(spec.epoch)?;
     let mut moving = source.moving_to(spec)?;
     let dest = destination(store, &moving.root, spec)?;
     if dest.meta.role == Role::Active {
@@ -276,7 +276,7 @@ fn mirrored(source: &Instance, dest: &Instance, root: RootMode, control: &Contro
 /// Holds writers back, carries the rest, proves it, and serves users by the destination.
 fn complete(store: &Store, spec: &MigrationSpec, cx: &OpContext) -> Result<Outcome<Switched>> {
     let mut source = store.lock_existing(spec.source)?;
-    source.meta.clone().see(spec.epoch)?;
+    source.meta.epoch.admit(spec.epoch)?;
     let moving = source.moving_to(spec)?;
     let mut dest = destination(store, &moving.root, spec)?;
     if dest.meta.role == Role::Active {
@@ -343,7 +343,7 @@ fn prove(source: &Instance, dest: &Instance, control: &Control<'_>) -> Result<()
 /// The source is as it was before the start.
 fn cancel(store: &Store, spec: &MigrationSpec) -> Result<Outcome<()>> {
     let mut source = store.lock_existing(spec.source)?;
-    source.meta.clone().see(spec.epoch)?;
+    source.meta.epoch.admit(spec.epoch)?;
     let moving = match source.moving() {
         // Nobody can read where it went; it is active here, so that nothing was switched.
         Err(e) if e.kind == ErrorKind::Unavailable && source.meta.role == Role::Active => {
@@ -370,7 +370,7 @@ fn cancel(store: &Store, spec: &MigrationSpec) -> Result<Outcome<()>> {
     source.save()?;
     source.serve()?;
     source.forget_moving()?;
-    Ok(outcome(true, ()))
+    Ok(Outcome::of(true, ()))
 }
 
 impl Store {

@@ -9,7 +9,7 @@ use tandem_sdk::contract::{
     Role, Style, Transport,
 };
 use tandem_sdk::mirror::{self, Control, FINGERPRINT_SCHEME, ManifestReader, RootMode, STREAM_FORMAT};
-use tandem_sdk::{Error, OpContext, Result};
+use tandem_sdk::{OpContext, Result};
 
 use crate::TOKEN;
 use crate::config::Config;
@@ -233,9 +233,7 @@ pub(crate) fn replica_state(
 ) -> Result<ReplicaReport> {
     let instance = store.existing(id)?;
     let meta = &instance.meta;
-    if epoch < meta.epoch {
-        return Err(Error::stale_epoch(epoch, meta.epoch));
-    }
+    meta.epoch.admit(epoch)?;
     let newest = points(&instance, cx)?.pop();
     let state = match meta.role {
         _ if meta.deleting => ReplicaState::Error,

@@ -8,7 +8,7 @@ use tandem_sdk::contract::{
 };
 use tandem_sdk::{Error, OpContext, Replication, Result, mirror};
 
-use crate::instance::{create, delete, outcome};
+use crate::instance::{create, delete};
 use crate::store::{Instance, Store, from_mirror, io_error};
 use crate::{Directory, observe};
 
@@ -48,13 +48,13 @@ impl Replication for Directory {
 /// Makes a secondary the active one.
 fn promote(store: &Store, call: &PromoteReplica, cx: &OpContext) -> Result<Outcome<InstanceInfo>> {
     let mut instance = store.lock_existing(call.instance)?;
-    let rose = instance.meta.see(call.epoch)?;
+    let rose = instance.meta.epoch.see(call.epoch)?;
     if instance.meta.role == Role::Active {
         if rose {
             instance.save()?;
         }
         instance.serve()?;
-        return Ok(outcome(rose, instance.info()));
+        return Ok(Outcome::of(rose, instance.info()));
     }
     if instance.meta.version == 0 {
         return Err(Error::conflict(format!(
@@ -113,7 +113,7 @@ fn keep_as_point(instance: &Instance, id: tandem_sdk::PointId) -> Result<()> {
 /// Makes the active one a secondary, or fences it.
 fn demote(store: &Store, call: &DemoteReplica, cx: &OpContext) -> Result<Outcome<InstanceInfo>> {
     let mut instance = store.lock_existing(call.instance)?;
-    let rose = instance.meta.see(call.epoch)?;
+    let rose = instance.meta.epoch.see(call.epoch)?;
     let role = match call.to {
         Demotion::Secondary => Role::Secondary,
         Demotion::Fenced => Role::Fenced,
@@ -123,7 +123,7 @@ fn demote(store: &Store, call: &DemoteReplica, cx: &OpContext) -> Result<Outcome
     }
     if instance.meta.role == role {
         instance.serve()?;
-        return Ok(outcome(rose, instance.info()));
+        return Ok(Outcome::of(rose, instance.info()));
     }
     if role == Role::Secondary && instance.meta.spec.replication.is_none() {
         return Err(Error::conflict(format!("instance {} does not replicate", call.instance)));

@@ -131,16 +131,6 @@ impl Meta {
         self.role == Role::Active && !self.read_only
     }
 
-    /// Refuses an epoch lower than the last seen; remembers a higher one. `true` when it rose.
-    pub(crate) fn see(&mut self, epoch: Epoch) -> Result<bool> {
-        if epoch < self.epoch {
-            return Err(Error::stale_epoch(epoch, self.epoch));
-        }
-        let rose = epoch > self.epoch;
-        self.epoch = epoch;
-        Ok(rose)
-    }
-
     /// Fails unless it is the active one.
     pub(crate) fn require_active(&self, what: &str) -> Result<()> {
         if self.role == Role::Active && !self.deleting {

@@ -13,7 +13,6 @@ use tandem_sdk::mirror::{
 };
 use tandem_sdk::{Error, OpContext, Result, Stream, Streamed};
 
-use crate::instance::outcome;
 use crate::store::{Instance, KNOWN, Store, from_mirror, io_error, sync_dir};
 use crate::{Directory, TOKEN, observe};
 
@@ -37,7 +36,7 @@ impl Streamed for Directory {
                 instance.save()?;
             }
             instance.prune_points()?;
-            Ok(outcome(changed, ()))
+            Ok(Outcome::of(changed, ()))
         })
         .await
     }
@@ -60,7 +59,7 @@ impl Streamed for Directory {
             let Some(instance) = store.lock(call.instance)? else { return Ok(Outcome::Unchanged(())) };
             let there = instance.incoming().exists();
             discard(&instance, cx)?;
-            Ok(outcome(there, ()))
+            Ok(Outcome::of(there, ()))
         })
         .await
     }
@@ -81,7 +80,7 @@ pub(crate) fn tell(cx: &OpContext) -> impl Fn(Step<'_>) + Sync + '_ {
 
 fn make_point(store: &Store, call: &MakePoint, cx: &OpContext) -> Result<Outcome<PointInfo>> {
     let mut instance = store.lock_existing(call.instance)?;
-    let rose = instance.meta.see(call.epoch)?;
+    let rose = instance.meta.epoch.see(call.epoch)?;
     instance.meta.require_own("it makes no points")?;
     if rose {
         instance.save()?;
@@ -168,9 +167,7 @@ fn send(store: &Store, spec: &SendSpec, stream: OwnedFd, cx: &OpContext) -> Resu
     check_format(&spec.format)?;
     let instance = store.existing(spec.instance)?;
     let meta = &instance.meta;
-    if spec.epoch < meta.epoch {
-        return Err(Error::stale_epoch(spec.epoch, meta.epoch));
-    }
+    meta.epoch.admit(spec.epoch)?;
     meta.require_own("it sends nothing")?;
     let held = |id| {
         meta.point(id)
@@ -268,7 +265,7 @@ fn receive(
     check_format(&spec.format)?;
     widen(&stream);
     let mut instance = store.lock_existing(spec.instance)?;
-    let rose = instance.meta.see(spec.epoch)?;
+    let rose = instance.meta.epoch.see(spec.epoch)?;
     if instance.meta.role != Role::Secondary {
         return Err(Error::conflict(format!(
             "instance {} is no secondary, so that it receives nothing",

@@ -178,7 +178,7 @@ impl Instance {
 
     /// Refuses a stale epoch.
     pub(crate) fn check_epoch(&self, epoch: Epoch) -> Result<()> {
-        if epoch < self.epoch { Err(Error::stale_epoch(epoch, self.epoch)) } else { Ok(()) }
+        self.epoch.admit(epoch)
     }
 
     /// Refuses a stale epoch and remembers a newer one. An active instance is active at its epoch: a newer one means

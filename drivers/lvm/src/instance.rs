@@ -9,14 +9,14 @@ use tandem_sdk::contract::{
     Pool, ResizeInstance, ResourceKind, UpdateAccess,
 };
 use tandem_sdk::{
-    Attachable, Client, Driver, Error, Exporter, Lock, OpContext, Result, Role, Style, settings,
+    Attachable, Attached, Client, Driver, Error, Exporter, Lock, OpContext, Result, Role, Style, settings,
 };
 
 use crate::drbd::handshake::Silent;
 use crate::drbd::record::{Protocol, Record};
 use crate::drbd::starved::Starved;
 use crate::image::{Found, Image};
-use crate::meta::{Attached, MARK, Meta};
+use crate::meta::{MARK, Meta};
 use crate::report::{LVS, Volume};
 use crate::worker::{Setup, Worker};
 use crate::{Config, Filesystem, Inner, Lvm, names, o2cb, observe, program, store, system};
@@ -90,7 +90,7 @@ impl Driver for Lvm {
     async fn update_access(&self, cx: &OpContext, call: UpdateAccess) -> Result<Outcome<AccessReport>> {
         let mut locked = self.inner.lock_existing(cx, call.instance).await?;
         let image = &mut locked.image;
-        let rose = image.meta.see(call.epoch)?;
+        let rose = image.meta.epoch.see(call.epoch)?;
         let report = self.inner.exporter.report(&call.access);
         let before = (image.meta.read_only, image.meta.clients.clone());
         image.meta.read_only = call.access.read_only;
@@ -103,13 +103,13 @@ impl Driver for Lvm {
         // Only what is served already: after a boot the epoch is to be confirmed first.
         let reachable = self.inner.mounted(image).is_some();
         let served = if reachable { self.inner.serve(cx, image).await? } else { false };
-        Ok(outcome(changed || served || rose, report))
+        Ok(Outcome::of(changed || served || rose, report))
     }
 
     async fn ensure_instance(&self, cx: &OpContext, call: EnsureInstance) -> Result<Outcome<InstanceInfo>> {
         let mut locked = self.inner.lock_existing(cx, call.instance).await?;
         let image = &mut locked.image;
-        let rose = image.meta.see(call.epoch)?;
+        let rose = image.meta.epoch.see(call.epoch)?;
         self.inner.save(cx, image).await?;
         let changed = self.inner.serve(cx, image).await?;
         let shown = self.inner.show(cx, image).await.or_else(|error| {
@@ -118,7 +118,7 @@ impl Driver for Lvm {
             tracing::warn!(instance = %call.instance, %error, "Users are not shown what it holds.");
             Ok(false)
         })?;
-        Ok(outcome(rose || changed || shown, self.inner.info(image)))
+        Ok(Outcome::of(rose || changed || shown, self.inner.info(image)))
     }
 }
 
@@ -127,7 +127,7 @@ impl Attachable for Lvm {
         let inner = &self.inner;
         let mut locked = inner.lock_existing(cx, call.instance).await?;
         let image = &mut locked.image;
-        image.meta.see(call.epoch)?;
+        image.meta.epoch.see(call.epoch)?;
         if !image.meta.made {
             return Err(Error::conflict(format!("instance {} is not whole; make it again", call.instance)));
         }
@@ -137,17 +137,8 @@ impl Attachable for Lvm {
                 call.instance
             )));
         }
-        let wanted = if call.read_only { Attached::ReadOnly } else { Attached::ReadWrite };
-        let was = image.meta.attached;
-        if let Some(was) = was.filter(|was| *was != wanted) {
-            return Err(Error::conflict(format!(
-                "instance {} is attached {}; detach it before it is attached {}",
-                call.instance,
-                was.as_str(),
-                wanted.as_str()
-            )));
-        }
-        image.meta.attached = Some(wanted);
+        let (attached, changed) = Attached::after(image.meta.attached, &call)?;
+        image.meta.attached = Some(attached);
         inner.save(cx, image).await?;
         inner.wake(cx, image).await?;
         if inner.standing(cx, image).await?.is_none_or(|there| there.stopped) {
@@ -157,7 +148,7 @@ impl Attachable for Lvm {
             inner.mount(cx, image, read_only).await?;
         }
         let path = inner.path(call.instance).to_string_lossy().into_owned();
-        Ok(outcome(was.is_none(), Attachment { kind: AttachKind::Tree, path, root_mode: None }))
+        Ok(Outcome::of(changed, Attachment { kind: AttachKind::Tree, path, root_mode: None }))
     }
 
     async fn detach(&self, cx: &OpContext, call: Detach) -> Result<Outcome<()>> {
@@ -172,13 +163,8 @@ impl Attachable for Lvm {
             inner.take_away(cx, image).await?;
         }
         inner.save(cx, image).await?;
-        Ok(outcome(was.is_some(), ()))
+        Ok(Outcome::of(was.is_some(), ()))
     }
-}
-
-/// `Changed` or `Unchanged`.
-pub(crate) fn outcome<T>(changed: bool, value: T) -> Outcome<T> {
-    if changed { Outcome::Changed(value) } else { Outcome::Unchanged(value) }
 }
 
 /// What the extra specs of a share type ask for.
@@ -308,9 +294,7 @@ impl Inner {
         meta: &Meta,
         other: bool,
     ) -> Result<Option<Outcome<InstanceInfo>>> {
-        if meta.epoch < image.meta.epoch {
-            return Err(Error::stale_epoch(meta.epoch, image.meta.epoch));
-        }
+        image.meta.epoch.admit(meta.epoch)?;
         // Its own removal by an earlier one of these calls may have been cut.
         if other || image.meta.birth != meta.birth || (image.meta.deleting && image.meta.made) {
             return Err(Error::conflict(format!(
@@ -365,7 +349,7 @@ impl Inner {
     async fn resize(&self, cx: &OpContext, call: &ResizeInstance) -> Result<Outcome<InstanceInfo>> {
         let mut locked = self.lock_existing(cx, call.instance).await?;
         let image = &mut locked.image;
-        let rose = image.meta.see(call.epoch)?;
+        let rose = image.meta.epoch.see(call.epoch)?;
         check_size(call.size_bytes, image.meta.birth.filesystem)?;
         // While a growth has not been ended the volume may still be as small as it was.
         let wanted = image.volume.rounded(call.size_bytes);
@@ -396,7 +380,7 @@ impl Inner {
         self.wake(cx, image).await?;
         let grown = image.meta.growing;
         self.grow(cx, image).await?;
-        Ok(outcome(differs || grown || rose, self.info(image)))
+        Ok(Outcome::of(differs || grown || rose, self.info(image)))
     }
 
     /// Removes an instance and every trace of it.
@@ -406,7 +390,7 @@ impl Inner {
             // A killed deletion may have left its export or its folder.
             let closed = self.exporter.close(cx, &id.to_string(), &path).await?;
             let unmounted = cx.blocking(move |_| crate::mount::unmount(&path, &exporter)).await?;
-            return Ok(outcome(closed || unmounted, ()));
+            return Ok(Outcome::of(closed || unmounted, ()));
         };
         self.remove(cx, &mut locked.image).await?;
         Lock::remove(&self.config.run, id);

@@ -13,7 +13,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tandem_sdk::{Client, Epoch, Error, InstanceId, InstanceSpec, ResourceId, Result, Retry, Role, Style};
+use tandem_sdk::{
+    Attached, Client, Epoch, Error, InstanceId, InstanceSpec, ResourceId, Result, Retry, Role, Style,
+};
 
 use crate::Filesystem;
 use crate::drbd::record::Record;
@@ -57,22 +59,6 @@ pub(crate) struct Meta {
     pub(crate) clients: Vec<Client>,
     /// How it replicates, where it does.
     pub(crate) record: Option<Record>,
-}
-
-/// How an instance is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attached {
-    ReadOnly,
-    ReadWrite,
-}
-
-impl Attached {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::ReadOnly => "read-only",
-            Self::ReadWrite => "read-write",
-        }
-    }
 }
 
 const fn yes(on: bool) -> &'static str {
@@ -137,21 +123,7 @@ impl Meta {
 
     /// The clients, as they may be served now.
     pub(crate) fn clients_now(&self) -> Vec<Client> {
-        let mut now = self.clients.clone();
-        for client in &mut now {
-            client.write &= self.is_writable();
-        }
-        now
-    }
-
-    /// Refuses an epoch lower than the last seen; remembers a higher one. `true` when it rose.
-    pub(crate) fn see(&mut self, epoch: Epoch) -> Result<bool> {
-        if epoch < self.epoch {
-            return Err(Error::stale_epoch(epoch, self.epoch));
-        }
-        let rose = epoch > self.epoch;
-        self.epoch = epoch;
-        Ok(rose)
+        Client::limited(&self.clients, self.is_writable())
     }
 
     /// The tags that say this.
@@ -159,24 +131,17 @@ impl Meta {
     /// # Errors
     /// `InvalidArgument` when there are more rules than tags can hold.
     pub(crate) fn tags(&self) -> Result<BTreeSet<String>> {
-        let attached = self.attached.map_or("no", Attached::as_str);
-        let role = match self.role {
-            Role::Active => "active",
-            Role::Secondary => "secondary",
-            Role::Fenced => "fenced",
-            _ => "unknown",
-        };
         let mut tags: BTreeSet<String> = [
             ("resource", self.birth.resource.to_string()),
             ("asked", self.birth.size_bytes.to_string()),
             ("filesystem", self.birth.filesystem.as_str().to_owned()),
-            ("role", role.to_owned()),
+            ("role", self.role.as_str().to_owned()),
             ("epoch", self.epoch.to_string()),
             ("size", self.size_bytes.to_string()),
             ("made", yes(self.made).to_owned()),
             ("growing", yes(self.growing).to_owned()),
             ("readonly", yes(self.read_only).to_owned()),
-            ("attached", attached.to_owned()),
+            ("attached", Attached::word(self.attached).to_owned()),
             ("deleting", yes(self.deleting).to_owned()),
         ]
         .into_iter()
@@ -240,18 +205,7 @@ impl Meta {
         };
         let filesystem = get("filesystem")?;
         let resource = get("resource")?;
-        let role = match get("role")? {
-            "active" => Role::Active,
-            "secondary" => Role::Secondary,
-            "fenced" => Role::Fenced,
-            other => return Err(damaged("role", other)),
-        };
-        let attached = match get("attached")? {
-            "no" => None,
-            "read-only" => Some(Attached::ReadOnly),
-            "read-write" => Some(Attached::ReadWrite),
-            other => return Err(damaged("attached", other)),
-        };
+        let (role, attached) = (get("role")?, get("attached")?);
         let mut clients = Vec::new();
         for name in (0..RULES).map(|part| format!("rules{part}")) {
             let Some(text) = ours.get(name.as_str()) else { continue };
@@ -267,13 +221,13 @@ impl Meta {
                 size_bytes: number("asked")?,
                 filesystem: Filesystem::named(filesystem).ok_or_else(|| damaged("filesystem", filesystem))?,
             },
-            role,
+            role: Role::named(role).ok_or_else(|| damaged("role", role))?,
             epoch: Epoch(number("epoch")?),
             size_bytes: number("size")?,
             made: flag("made")?,
             growing: flag("growing")?,
             read_only: flag("readonly")?,
-            attached,
+            attached: Attached::named(attached).ok_or_else(|| damaged("attached", attached))?,
             deleting: flag("deleting")?,
             clients,
             record: Record::read(|name| ours.get(name).copied())

@@ -7,10 +7,12 @@ use tandem_sdk::contract::{
     EnsureInstance, InstanceId, InstanceInfo, InstanceSpec, Observation, ObserveInstance, Outcome, Pool,
     ResizeInstance, ResourceKind, Role, Style, UpdateAccess,
 };
-use tandem_sdk::{Attachable, Client, Driver, Error, ErrorKind, Exporter, Lock, OpContext, Result, settings};
+use tandem_sdk::{
+    Attachable, Attached, Client, Driver, Error, ErrorKind, Exporter, Lock, OpContext, Result, settings,
+};
 
 use crate::image::{Found, Image};
-use crate::meta::{Attached, Meta};
+use crate::meta::Meta;
 use crate::{Config, Inner, TOKEN, Zfs, apart, lzc, names, observe, store, tool};
 use tandem_sdk::files::failed;
 
@@ -62,7 +64,7 @@ impl Driver for Zfs {
     async fn update_access(&self, cx: &OpContext, call: UpdateAccess) -> Result<Outcome<AccessReport>> {
         let mut locked = self.inner.lock_existing(cx, call.instance).await?;
         let image = &mut locked.image;
-        let rose = image.meta.see(call.epoch)?;
+        let rose = image.meta.epoch.see(call.epoch)?;
         let report = self.inner.exporter.report(&call.access);
         let before = (image.meta.read_only, image.meta.clients.clone());
         image.meta.read_only = call.access.read_only;
@@ -74,16 +76,16 @@ impl Driver for Zfs {
         self.inner.save(cx, image).await?;
         // Only what is served already: after a boot the epoch is to be confirmed first.
         let served = if self.inner.is_reachable(image) { self.inner.serve(cx, image).await? } else { false };
-        Ok(outcome(changed || served || rose, report))
+        Ok(Outcome::of(changed || served || rose, report))
     }
 
     async fn ensure_instance(&self, cx: &OpContext, call: EnsureInstance) -> Result<Outcome<InstanceInfo>> {
         let mut locked = self.inner.lock_existing(cx, call.instance).await?;
         let image = &mut locked.image;
-        let rose = image.meta.see(call.epoch)?;
+        let rose = image.meta.epoch.see(call.epoch)?;
         self.inner.save(cx, image).await?;
         let changed = self.inner.serve(cx, image).await?;
-        Ok(outcome(rose || changed, self.inner.info(image)))
+        Ok(Outcome::of(rose || changed, self.inner.info(image)))
     }
 }
 
@@ -92,7 +94,7 @@ impl Attachable for Zfs {
     async fn attach(&self, cx: &OpContext, call: Attach) -> Result<Outcome<Attachment>> {
         let inner = &self.inner;
         let mut image = inner.existing(cx, call.instance).await?;
-        image.meta.see(call.epoch)?;
+        image.meta.epoch.see(call.epoch)?;
         let encrypted = crate::stream::content(&image)?.encrypted;
         if encrypted && call.read_only && !inner.config.copy_encrypted {
             return Err(Error::conflict(format!(
@@ -102,24 +104,15 @@ impl Attachable for Zfs {
             ))
             .retry(tandem_sdk::Retry::AfterOperator));
         }
-        let wanted = if call.read_only { Attached::ReadOnly } else { Attached::ReadWrite };
-        let was = image.meta.attached;
-        if let Some(was) = was.filter(|was| *was != wanted) {
-            return Err(Error::conflict(format!(
-                "instance {} is attached {}; detach it before it is attached {}",
-                call.instance,
-                was.as_str(),
-                wanted.as_str()
-            )));
-        }
-        image.meta.attached = Some(wanted);
+        let (attached, changed) = Attached::after(image.meta.attached, &call)?;
+        image.meta.attached = Some(attached);
         inner.save(cx, &mut image).await?;
         if !inner.is_reachable(&image) {
             inner.unmount(cx, &image).await?;
             inner.mount(cx, &image).await?;
         }
         let path = inner.path(call.instance).to_string_lossy().into_owned();
-        Ok(outcome(was.is_none(), Attachment { kind: AttachKind::Tree, path, root_mode: None }))
+        Ok(Outcome::of(changed, Attachment { kind: AttachKind::Tree, path, root_mode: None }))
     }
 
     async fn detach(&self, cx: &OpContext, call: Detach) -> Result<Outcome<()>> {
@@ -132,13 +125,8 @@ impl Attachable for Zfs {
             inner.unmount(cx, &image).await?;
         }
         inner.save(cx, &mut image).await?;
-        Ok(outcome(was.is_some(), ()))
+        Ok(Outcome::of(was.is_some(), ()))
     }
-}
-
-/// `Changed` or `Unchanged`.
-pub(crate) fn outcome<T>(changed: bool, value: T) -> Outcome<T> {
-    if changed { Outcome::Changed(value) } else { Outcome::Unchanged(value) }
 }
 
 /// The options of a share type that become properties of the dataset.
@@ -252,9 +240,7 @@ impl Inner {
         let id = spec.instance;
         let mut locked = self.lock(cx, id).await?.ok_or_else(|| store::missing(id))?;
         let image = &mut locked.image;
-        if spec.epoch < image.meta.epoch {
-            return Err(Error::stale_epoch(spec.epoch, image.meta.epoch));
-        }
+        image.meta.epoch.admit(spec.epoch)?;
         let same = InstanceSpec { epoch: spec.epoch, ..image.meta.spec.clone() } == spec;
         if !same || image.meta.born != role || image.meta.deleting {
             return Err(Error::conflict(format!(
@@ -269,7 +255,7 @@ impl Inner {
         } else if image.meta.role == role {
             self.serve(cx, image).await?;
         }
-        Ok(outcome(unfinished, self.info(image)))
+        Ok(Outcome::of(unfinished, self.info(image)))
     }
 
     /// Gives a new active instance its first content, and serves it.
@@ -323,7 +309,7 @@ impl Inner {
     async fn resize(&self, cx: &OpContext, call: &ResizeInstance) -> Result<Outcome<InstanceInfo>> {
         let mut locked = self.lock_existing(cx, call.instance).await?;
         let image = &mut locked.image;
-        let rose = image.meta.see(call.epoch)?;
+        let rose = image.meta.epoch.see(call.epoch)?;
         if call.size_bytes == 0 || call.size_bytes > 1 << 60 {
             return Err(Error::invalid(format!("{} bytes are no size of a share", call.size_bytes)));
         }
@@ -333,7 +319,7 @@ impl Inner {
             self.replay(cx, image).await?;
             self.flush(cx).await?;
             self.refresh(cx, image).await?;
-            image.meta.see(call.epoch)?;
+            image.meta.epoch.see(call.epoch)?;
             let used = image.current().map_or(0, |v| v.referenced);
             if call.size_bytes < used {
                 return Err(Error::out_of_space(format!(
@@ -347,7 +333,7 @@ impl Inner {
         if self.is_reachable(image) {
             self.serve(cx, image).await?;
         }
-        Ok(outcome(changed || rose, self.info(image)))
+        Ok(Outcome::of(changed || rose, self.info(image)))
     }
 
     /// Removes an instance and every trace of it, but nothing that somebody else made.
@@ -363,7 +349,7 @@ impl Inner {
                     false
                 };
                 self.forget_locks(id);
-                return Ok(outcome(closed || unmounted, ()));
+                return Ok(Outcome::of(closed || unmounted, ()));
             }
             Found::Leftover => {
                 self.remove_leftover(cx, id).await?;

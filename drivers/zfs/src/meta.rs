@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tandem_sdk::{Client, Epoch, Error, InstanceId, InstanceSpec, Result, Role, Style};
+use tandem_sdk::{Attached, Client, Epoch, Error, InstanceId, InstanceSpec, Result, Role, Style};
 
 /// The properties, without those of the rules.
 pub(crate) const PROPERTIES: &[&str] = &[
@@ -76,42 +76,6 @@ pub(crate) struct Moving {
     pub(crate) switched: bool,
 }
 
-/// How an instance is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attached {
-    ReadOnly,
-    ReadWrite,
-}
-
-impl Attached {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::ReadOnly => "read-only",
-            Self::ReadWrite => "read-write",
-        }
-    }
-}
-
-fn role_of(word: &str) -> Option<Role> {
-    Some(match word {
-        "active" => Role::Active,
-        "secondary" => Role::Secondary,
-        "fenced" => Role::Fenced,
-        "destination" => Role::Destination,
-        _ => return None,
-    })
-}
-
-fn word_of(role: Role) -> &'static str {
-    match role {
-        Role::Active => "active",
-        Role::Secondary => "secondary",
-        Role::Fenced => "fenced",
-        Role::Destination => "destination",
-        _ => "unknown",
-    }
-}
-
 fn yes(on: bool) -> String {
     if on { "yes" } else { "no" }.to_owned()
 }
@@ -161,25 +125,7 @@ impl Meta {
 
     /// The clients, as they may be served now.
     pub(crate) fn clients_now(&self) -> Vec<Client> {
-        let write = self.is_writable();
-        self.clients
-            .iter()
-            .map(|c| {
-                let mut now = *c;
-                now.write &= write;
-                now
-            })
-            .collect()
-    }
-
-    /// Refuses an epoch lower than the last seen; remembers a higher one. `true` when it rose.
-    pub(crate) fn see(&mut self, epoch: Epoch) -> Result<bool> {
-        if epoch < self.epoch {
-            return Err(Error::stale_epoch(epoch, self.epoch));
-        }
-        let rose = epoch > self.epoch;
-        self.epoch = epoch;
-        Ok(rose)
+        Client::limited(&self.clients, self.is_writable())
     }
 
     /// Fails unless it is the active one.
@@ -209,12 +155,12 @@ impl Meta {
         }
         let moving = self.moving.as_ref().map_or_else(|| Ok("no".to_owned()), serde_json::to_string);
         let moving = moving.map_err(|e| Error::bug(format!("the migration's data does not encode: {e}")))?;
-        let attached = self.attached.map_or("no", Attached::as_str).to_owned();
+        let attached = Attached::word(self.attached).to_owned();
         let values = [
             FORMAT.to_owned(),
             spec,
-            word_of(self.born).to_owned(),
-            word_of(self.role).to_owned(),
+            self.born.as_str().to_owned(),
+            self.role.as_str().to_owned(),
             self.epoch.to_string(),
             self.size_bytes.to_string(),
             self.version.to_string(),
@@ -273,15 +219,11 @@ impl Meta {
                 other => Err(damaged(name, other)),
             })
         };
-        let role = |name: &str| get(name).and_then(|v| role_of(v).ok_or_else(|| damaged(name, v)));
+        let role = |name: &str| get(name).and_then(|v| Role::named(v).ok_or_else(|| damaged(name, v)));
         let spec = get("tandem:spec")?;
         let spec = serde_json::from_str(spec).map_err(|_| damaged("tandem:spec", spec))?;
-        let attached = match get("tandem:attached")? {
-            "no" => None,
-            "read-only" => Some(Attached::ReadOnly),
-            "read-write" => Some(Attached::ReadWrite),
-            other => return Err(damaged("tandem:attached", other)),
-        };
+        let attached = get("tandem:attached")?;
+        let attached = Attached::named(attached).ok_or_else(|| damaged("tandem:attached", attached))?;
         // A driver that knows nothing of it writes ";".
         let moving = match properties.get(MOVING).map(String::as_str) {
             None | Some("no" | ";") => None,

@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use crate::carry::{self, FIRST};
 use crate::image::{Found, Image};
-use crate::instance::{ACLS, outcome};
+use crate::instance::ACLS;
 use crate::meta::Moving;
 use crate::store::Locked;
 use crate::stream::content;
@@ -195,14 +195,14 @@ fn moving<'a>(source: &'a mut Image, spec: &MigrationSpec) -> Result<&'a mut Mov
 impl Inner {
     async fn moving_now(&self, cx: &OpContext, spec: &MigrationSpec) -> Result<Moving> {
         let mut source = self.existing(cx, spec.source).await?;
-        source.meta.clone().see(spec.epoch)?;
+        source.meta.epoch.admit(spec.epoch)?;
         moving(&mut source, spec).cloned()
     }
 
     /// What can be kept, for another pool of this host.
     async fn promise(&self, cx: &OpContext, spec: &MigrationSpec) -> Result<Compatibility> {
         let source = self.existing(cx, spec.source).await?;
-        source.meta.clone().see(spec.epoch)?;
+        source.meta.epoch.admit(spec.epoch)?;
         let there = &spec.destination_driver;
         let zfs = there.get("driver").and_then(|d| d.as_str()) == Some("zfs");
         if zfs {
@@ -240,7 +240,7 @@ impl Inner {
         let _alone = self.alone(spec.source)?;
         let mut locked = self.lock_existing(cx, spec.source).await?;
         let source = &mut locked.image;
-        let rose = source.meta.see(spec.epoch)?;
+        let rose = source.meta.epoch.see(spec.epoch)?;
         source.meta.require_active("it does not move")?;
         if rose {
             self.save(cx, source).await?;
@@ -379,7 +379,7 @@ impl Inner {
         if !switched {
             tracing::info!(source = %spec.source, destination = %spec.destination, "Switched to the destination.");
         }
-        Ok(outcome(!switched, Switched { exports }))
+        Ok(Outcome::of(!switched, Switched { exports }))
     }
 
     /// Users may have written for days since the first phase ended: they go on while most of that is carried.
@@ -473,7 +473,7 @@ impl Inner {
         let _alone = self.alone(spec.source)?;
         let mut locked = self.lock_existing(cx, spec.source).await?;
         let source = &mut locked.image;
-        source.meta.clone().see(spec.epoch)?;
+        source.meta.epoch.admit(spec.epoch)?;
         if moving(source, spec).is_err() {
             // A first call may have ended before users were served again.
             if source.meta.role == Role::Active {

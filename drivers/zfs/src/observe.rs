@@ -174,9 +174,7 @@ impl Inner {
         epoch: Epoch,
     ) -> Result<ReplicaReport> {
         let mut image = self.existing(cx, id).await?;
-        if epoch < image.meta.epoch {
-            return Err(Error::stale_epoch(epoch, image.meta.epoch));
-        }
+        image.meta.epoch.admit(epoch)?;
         let role = image.meta.role;
         // Fenced, it is what it was when it was active.
         let own = matches!(role, Role::Active | Role::Fenced);

@@ -7,7 +7,6 @@ use tandem_sdk::contract::{
 use tandem_sdk::{Error, OpContext, Quiescable, Replication, Result, Retry};
 
 use crate::image::Image;
-use crate::instance::outcome;
 use crate::stream::content;
 use crate::{Inner, Zfs, lzc, tool};
 
@@ -44,7 +43,7 @@ impl Quiescable for Zfs {
     async fn quiesce(&self, cx: &OpContext, call: Quiesce) -> Result<Outcome<()>> {
         let mut locked = self.inner.lock_existing(cx, call.instance).await?;
         let image = &mut locked.image;
-        image.meta.see(call.epoch)?;
+        image.meta.epoch.see(call.epoch)?;
         image.meta.require_active("its writers are not held back")?;
         // Of a share that is not served yet after a power cut, what had been acknowledged is not written yet either.
         self.inner.replay(cx, image).await?;
@@ -58,20 +57,20 @@ impl Quiescable for Zfs {
         self.inner.save(cx, image).await?;
         self.inner.serve(cx, image).await?;
         self.inner.flush(cx).await?;
-        Ok(outcome(!was, ()))
+        Ok(Outcome::of(!was, ()))
     }
 
     async fn resume_writes(&self, cx: &OpContext, call: ResumeWrites) -> Result<Outcome<()>> {
         let mut locked = self.inner.lock_existing(cx, call.instance).await?;
         let image = &mut locked.image;
-        image.meta.see(call.epoch)?;
+        image.meta.epoch.see(call.epoch)?;
         let was = image.meta.quiesced;
         image.meta.quiesced = false;
         self.inner.save(cx, image).await?;
         if was {
             self.inner.serve(cx, image).await?;
         }
-        Ok(outcome(was, ()))
+        Ok(Outcome::of(was, ()))
     }
 }
 
@@ -85,11 +84,11 @@ impl Inner {
     async fn promote(&self, cx: &OpContext, call: &PromoteReplica) -> Result<Outcome<InstanceInfo>> {
         let mut locked = self.lock_existing(cx, call.instance).await?;
         let image = &mut locked.image;
-        let rose = image.meta.see(call.epoch)?;
+        let rose = image.meta.epoch.see(call.epoch)?;
         if image.meta.role == Role::Active {
             self.save(cx, image).await?;
             self.serve(cx, image).await?;
-            return Ok(outcome(rose, self.info(image)));
+            return Ok(Outcome::of(rose, self.info(image)));
         }
         if self.is_switched(cx, image).await? {
             return Err(Error::conflict(format!(
@@ -148,7 +147,7 @@ impl Inner {
     async fn demote(&self, cx: &OpContext, call: &DemoteReplica) -> Result<Outcome<InstanceInfo>> {
         let mut locked = self.lock_existing(cx, call.instance).await?;
         let image = &mut locked.image;
-        let rose = image.meta.see(call.epoch)?;
+        let rose = image.meta.epoch.see(call.epoch)?;
         let role = match call.to {
             Demotion::Secondary => Role::Secondary,
             Demotion::Fenced => Role::Fenced,
@@ -156,7 +155,7 @@ impl Inner {
         self.save(cx, image).await?;
         if image.meta.role == role {
             self.serve(cx, image).await?;
-            return Ok(outcome(rose, self.info(image)));
+            return Ok(Outcome::of(rose, self.info(image)));
         }
         if role == Role::Secondary && image.meta.spec.replication.is_none() {
             return Err(Error::conflict(format!("instance {} does not replicate", call.instance)));

@@ -36,7 +36,7 @@ impl Streamed for Zfs {
                 changed = true;
             }
         }
-        Ok(crate::instance::outcome(changed, ()))
+        Ok(Outcome::of(changed, ()))
     }
 
     async fn send(&self, cx: &OpContext, call: SendStream, stream: OwnedFd) -> Result<TransferReport> {
@@ -57,7 +57,7 @@ impl Streamed for Zfs {
             return Ok(Outcome::Unchanged(()));
         };
         let changed = self.inner.discard(cx, &mut locked.image).await?;
-        Ok(crate::instance::outcome(changed, ()))
+        Ok(Outcome::of(changed, ()))
     }
 }
 
@@ -84,7 +84,7 @@ impl Inner {
     async fn make_point(&self, cx: &OpContext, call: &MakePoint) -> Result<Outcome<PointInfo>> {
         let mut locked = self.lock_existing(cx, call.instance).await?;
         let image = &mut locked.image;
-        let rose = image.meta.see(call.epoch)?;
+        let rose = image.meta.epoch.see(call.epoch)?;
         image.meta.require_own("it makes no points")?;
         if rose {
             self.save(cx, image).await?;
@@ -113,7 +113,7 @@ impl Inner {
             Error::unavailable(format!("the snapshot `{snapshot}` vanished while it was made"))
                 .retry(Retry::Safe)
         })?;
-        Ok(crate::instance::outcome(made, point))
+        Ok(Outcome::of(made, point))
     }
 
     /// Lets a point go: snapshot and bookmark. A snapshot that somebody else holds or has cloned goes with them.
@@ -143,9 +143,7 @@ impl Inner {
         check_format(&spec.format)?;
         let image = self.existing(cx, spec.instance).await?;
         let meta = &image.meta;
-        if spec.epoch < meta.epoch {
-            return Err(Error::stale_epoch(spec.epoch, meta.epoch));
-        }
+        meta.epoch.admit(spec.epoch)?;
         meta.require_own("it sends nothing")?;
         let current = content(&image)?;
         let absent = |id| Error::not_found(format!("instance {} holds no point {id}", spec.instance));
@@ -195,7 +193,7 @@ impl Inner {
         check_format(&spec.format)?;
         let mut locked = self.lock_existing(cx, spec.instance).await?;
         let image = &mut locked.image;
-        let rose = image.meta.see(spec.epoch)?;
+        let rose = image.meta.epoch.see(spec.epoch)?;
         if image.meta.role != Role::Secondary {
             return Err(Error::conflict(format!(
                 "instance {} is no secondary, so that it receives nothing",

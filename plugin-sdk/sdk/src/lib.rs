@@ -13,6 +13,7 @@
 //! laws.
 
 mod ability;
+mod attached;
 pub mod command;
 mod context;
 mod dispatch;
@@ -34,6 +35,7 @@ mod stream;
 #[doc(hidden)]
 pub use ability::route;
 pub use ability::{Ability, Incoming, Wired};
+pub use attached::Attached;
 pub use context::OpContext;
 pub use dispatch::Dispatcher;
 pub use driver::{Attachable, Driver};

@@ -59,9 +59,17 @@ impl Figures {
         Self(self.0.iter().zip(&others.0).map(|(ours, theirs)| ours - theirs).collect()).median()
     }
 
-    /// The middle one.
+    /// The middle one, or what is between the middle two.
     pub fn median(&self) -> f64 {
-        self.at(0.5)
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        let upper = sorted.get(middle).copied().unwrap_or(f64::NAN);
+        if sorted.len() % 2 == 1 {
+            upper
+        } else {
+            sorted.get(middle.wrapping_sub(1)).map_or(f64::NAN, |v| f64::midpoint(*v, upper))
+        }
     }
 }
 
@@ -85,6 +93,21 @@ pub fn seconds(value: f64) -> String {
         v if v >= 1e-3 => format!("{:.2} ms", v * 1e3),
         v => format!("{:.1} µs", v * 1e6),
     }
+}
+
+/// A turn of a comparison in which who goes later has an advantage: both are done twice, the first between the two of the second or
+/// the other way round, in every other turn. The mean of each.
+pub fn turn<'a>(
+    number: usize,
+    one: &'a mut dyn FnMut() -> Duration,
+    other: &'a mut dyn FnMut() -> Duration,
+) -> (Duration, Duration) {
+    let even = number.is_multiple_of(2);
+    let (outer, inner) = if even { (one, other) } else { (other, one) };
+    let first = outer();
+    let between = (inner() + inner()) / 2;
+    let around = (first + outer()) / 2;
+    if even { (around, between) } else { (between, around) }
 }
 
 /// Warns where figures would mean nothing.
@@ -117,6 +140,22 @@ mod tests {
         }
         // 0.5, 1, 2, 1, 3 and -5, 0, 2, 0, 2.
         assert!((figures.over(&others) - 1.0).abs() < 1e-9);
+        figures.add(Duration::from_millis(6));
+        assert_eq!(seconds(figures.median()), "3.50 ms");
+        assert!(Figures::default().median().is_nan());
         assert!(figures.beyond(&others).abs() < 1e-9);
+    }
+
+    #[test]
+    fn neither_goes_later_than_the_other() {
+        let at = std::cell::Cell::new(0);
+        let next = || {
+            at.set(at.get() + 1);
+            Duration::from_secs(at.get())
+        };
+        let same = (Duration::from_millis(2500), Duration::from_millis(2500));
+        assert_eq!(turn(0, &mut { next }, &mut { next }), same);
+        at.set(0);
+        assert_eq!(turn(1, &mut { next }, &mut { next }), same);
     }
 }

@@ -10,7 +10,6 @@ use super::peers::require_peer;
 use super::record::Record;
 use super::{generation, stack, tools};
 use crate::image::Image;
-use crate::instance::outcome;
 use crate::meta::MARK;
 use crate::{Inner, mount};
 
@@ -35,7 +34,7 @@ impl Inner {
         };
         let mut locked = self.lock_existing(cx, spec.instance).await?;
         let image = &mut locked.image;
-        let rose = image.meta.see(spec.epoch)?;
+        let rose = image.meta.epoch.see(spec.epoch)?;
         require_active(image)?;
         self.save(cx, image).await?;
         let begun = image.meta.record.is_none();
@@ -60,7 +59,7 @@ impl Inner {
         }
         self.save(cx, image).await?;
         let served = self.serve(cx, image).await?;
-        Ok(outcome(begun || rose || served, self.info(image)))
+        Ok(Outcome::of(begun || rose || served, self.info(image)))
     }
 
     pub(crate) async fn end_replication(
@@ -71,7 +70,7 @@ impl Inner {
         let id = call.instance;
         let mut locked = self.lock_existing(cx, id).await?;
         let image = &mut locked.image;
-        let rose = image.meta.see(call.epoch)?;
+        let rose = image.meta.epoch.see(call.epoch)?;
         require_active(image)?;
         let ended = image.meta.record.is_some() || image.metadata.is_some();
         let metadata = image.metadata.clone();
@@ -112,7 +111,7 @@ impl Inner {
             self.worker.run(cx, &["lvremove", "-y", "-S", &marked, &self.metadata_of(id)]).await?;
             image.metadata = None;
         }
-        Ok(outcome(ended || rose || served, self.info(image)))
+        Ok(Outcome::of(ended || rose || served, self.info(image)))
     }
 
     /// Nobody uses what is mounted any more.

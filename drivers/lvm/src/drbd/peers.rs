@@ -12,7 +12,6 @@ use super::report::split_brain;
 use super::{PROTOCOL, status::Status};
 use crate::Inner;
 use crate::image::Image;
-use crate::instance::outcome;
 
 /// What a side tells its peer.
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,7 +58,7 @@ impl Inner {
         let image = &mut locked.image;
         let mut record = record_of(image)?;
         require_alike(image, record.protocol, &address)?;
-        let rose = image.meta.see(call.epoch)?;
+        let rose = image.meta.epoch.see(call.epoch)?;
         if image.meta.role == Role::Fenced {
             return Err(Error::conflict(format!(
                 "instance {id} is fenced and follows nobody until it is demoted to a secondary"
@@ -103,7 +102,7 @@ impl Inner {
         self.save(cx, image).await?;
         self.arm(cx, image).await?;
         let changed = self.join(cx, image, &peer, base, call.give_up).await?;
-        Ok(outcome(rose || up || changed || !known, ()))
+        Ok(Outcome::of(rose || up || changed || !known, ()))
     }
 
     /// Whether the two changed who leads while the kernel kept them alike, as in a planned promotion: then the connection stays,

@@ -29,9 +29,7 @@ impl Inner {
             }
             other => other?,
         };
-        if epoch < image.meta.epoch {
-            return Err(Error::stale_epoch(epoch, image.meta.epoch));
-        }
+        image.meta.epoch.admit(epoch)?;
         let mut status = match image.meta.record {
             Some(_) => self.status(cx, id).await?,
             None => None,

@@ -9,7 +9,6 @@ use tandem_sdk::{Error, OpContext, Reachable, Replication, Result, Role, Storage
 
 use super::peers::record_of;
 use crate::image::Image;
-use crate::instance::outcome;
 use crate::{Inner, Lvm};
 
 impl Replication for Lvm {
@@ -78,7 +77,7 @@ impl Inner {
     async fn promote(&self, cx: &OpContext, call: &PromoteReplica) -> Result<Outcome<InstanceInfo>> {
         let mut locked = self.lock_existing(cx, call.instance).await?;
         let image = &mut locked.image;
-        let rose = image.meta.see(call.epoch)?;
+        let rose = image.meta.epoch.see(call.epoch)?;
         record_of(image)?;
         let forced = matches!(call.promotion, Promotion::Forced { .. });
         if image.meta.role == Role::Active {
@@ -99,10 +98,10 @@ impl Inner {
                 self.go_on(cx, image, forced).await?;
             }
             let served = self.serve(cx, image).await?;
-            return Ok(outcome(rose || served, self.info(image)));
+            return Ok(Outcome::of(rose || served, self.info(image)));
         }
         self.require_data(cx, image, forced).await?;
-        image.meta.see(call.epoch)?;
+        image.meta.epoch.see(call.epoch)?;
         let mut record = record_of(image)?;
         (record.last, record.diskless) = (false, false);
         if forced {
@@ -184,7 +183,7 @@ impl Inner {
     async fn demote(&self, cx: &OpContext, call: &DemoteReplica) -> Result<Outcome<InstanceInfo>> {
         let mut locked = self.lock_existing(cx, call.instance).await?;
         let image = &mut locked.image;
-        let rose = image.meta.see(call.epoch)?;
+        let rose = image.meta.epoch.see(call.epoch)?;
         let mut record = record_of(image)?;
         let role = match call.to {
             Demotion::Secondary => Role::Secondary,
@@ -211,7 +210,7 @@ impl Inner {
         if status.is_some() || self.mounted(image).is_some() || before != role {
             changed |= self.serve(cx, image).await?;
         }
-        Ok(outcome(changed, self.info(image)))
+        Ok(Outcome::of(changed, self.info(image)))
     }
 }
 

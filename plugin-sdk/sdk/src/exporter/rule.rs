@@ -46,6 +46,11 @@ impl Client {
         (prefix <= most).then(|| Self { address: masked(address, prefix), prefix, write })
     }
 
+    /// These, of whom nobody writes unless `write`.
+    pub fn limited(clients: &[Self], write: bool) -> Vec<Self> {
+        clients.iter().map(|client| Self { write: client.write && write, ..*client }).collect()
+    }
+
     /// Every client that the rules let in, sorted; of two rules for the same one, the one that grants more. With
     /// `read_only` nobody writes. Rules that mean no client are left out: their report says why.
     pub fn all(access: &AccessSpec) -> Vec<Self> {
