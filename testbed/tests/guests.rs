@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tandem_guests::{Command, Host, nfs, zfs};
 use tandem_testbed::api::{ended, word};
 use tandem_testbed::chance::{dice, long};
@@ -85,6 +85,66 @@ fn users_on_nfs_lose_no_acknowledged_record_in_a_planned_promotion() {
     assert!(why.contains("writable"), "{why}");
     site.api.delete_share(&refused).unwrap();
     wait::until("it to be gone", || (site.api.shares().unwrap().len() == 1).then_some(()));
+    audit::at_rest(&site);
+    audit::removed(&site);
+}
+
+/// Takes the rule of an address away, and waits until that holds.
+fn deny(site: &Site, share: &str, address: &str) {
+    let list = format!("v2/share-access-rules?share_id={share}");
+    let rule = || {
+        let rules = site.api.get(&list).unwrap();
+        let all = rules["access_list"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|rule| rule["access_to"] == address)
+    };
+    let body = json!({"deny_access": {"access_id": rule().expect("a rule")["id"]}});
+    site.api.post(&format!("v2/shares/{share}/action"), &body).unwrap();
+    wait::until("the rule to be gone", || rule().is_none().then_some(()));
+}
+
+#[test]
+fn rules_say_who_writes_who_reads_and_who_is_kept_out() {
+    let site = Site::start(Exports::Nfs, GIB);
+    let guest = &*site.guest;
+    let share = site.share("readable");
+    let active = site.api.only_replica(&share, "active");
+    let writer = site.user_of(&share);
+    let reader = nfs::Client::create(guest, "reader", "192.0.2.102").unwrap();
+    let stranger = nfs::Client::create(guest, "stranger", "192.0.2.103").unwrap();
+    site.allow(&share, reader.address(), "ro");
+    site.mount(&writer, &active, "/mnt/writer");
+    site.mount(&reader, &active, "/mnt/reader");
+    let shut_out = |client: &nfs::Client| {
+        client.mount(guest, &site.export(&active), "/mnt/nobody", "hard").unwrap().status != 0
+    };
+    assert!(shut_out(&stranger), "without a rule");
+
+    guest.run(&["cp", "/etc/debian_version", "/mnt/writer/file"]).expect("`rw` writes");
+    let written = guest.run(&["cat", "/etc/debian_version"]).unwrap();
+    assert_eq!(guest.run(&["cat", "/mnt/reader/file"]).expect("`ro` reads"), written);
+    for deed in [
+        &["touch", "/mnt/reader/new"][..],
+        &["rm", "/mnt/reader/file"],
+        &["chmod", "0777", "/mnt/reader/file"],
+    ] {
+        let refused = guest.output(&Command::new(deed)).unwrap();
+        let said = refused.stderr_text();
+        assert!(refused.status != 0 && said.contains("Read-only file system"), "{deed:?}: {said}");
+    }
+
+    println!("-- a rule that is taken away counts at once, for what is mounted too");
+    let read = ["timeout", "60", "dd", "if=/mnt/reader/file", "of=/dev/null", "iflag=direct", "bs=4096"];
+    guest.run(&read).expect("it reads still");
+    deny(&site, &share, reader.address());
+    let refused = guest.output(&Command::new(&read)).unwrap();
+    println!("{}", refused.stderr_text());
+    assert!(refused.status != 0, "it reads without a rule");
+    assert_ne!(refused.status, 124, "it hangs");
+    assert!(shut_out(&reader) && shut_out(&stranger));
+    guest.run(&["touch", "/mnt/writer/new"]).expect("the others go on");
+    for at in ["/mnt/writer", "/mnt/reader"] {
+        guest.run(&["umount", "-f", "-l", at]).unwrap();
+    }
     audit::at_rest(&site);
     audit::removed(&site);
 }

@@ -11,6 +11,7 @@ pub(crate) const BYTES: usize = 312;
 const MAGIC: u64 = 0x2_f5ba_cbac;
 const RESUMING: u64 = 1 << 20;
 const RAW: u64 = 1 << 24;
+const EMBEDDED: u64 = 1 << 16;
 const SUBSTREAM: u64 = 1;
 
 /// What the first record says.
@@ -24,6 +25,8 @@ pub(crate) struct Header {
     pub(crate) resuming: bool,
     /// Whether it carries encrypted blocks as they are.
     pub(crate) raw: bool,
+    /// Whether it may carry blocks that are embedded in their pointers.
+    pub(crate) embedded: bool,
 }
 
 impl Header {
@@ -54,6 +57,7 @@ impl Header {
             from: decode(word(48)),
             resuming: features & RESUMING != 0,
             raw: features & RAW != 0,
+            embedded: features & EMBEDDED != 0,
         })
     }
 }
@@ -70,7 +74,8 @@ pub(crate) mod tests {
     pub(crate) fn record(header: Header) -> [u8; BYTES] {
         let mut record = [0; BYTES];
         let flag = |on: bool, bit: u64| if on { bit } else { 0 };
-        let version = SUBSTREAM | (flag(header.resuming, RESUMING) | flag(header.raw, RAW)) << 2;
+        let flags = flag(header.resuming, RESUMING) | flag(header.raw, RAW) | flag(header.embedded, EMBEDDED);
+        let version = SUBSTREAM | flags << 2;
         for (at, value) in [(8, MAGIC), (16, version), (40, header.to), (48, header.from)] {
             record[at..at + 8].copy_from_slice(&value.to_le_bytes());
         }
@@ -79,8 +84,8 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn a_header_reads_back(to: u64, from: u64, resuming: bool, raw: bool) {
-            let header = Header { to, from, resuming, raw };
+        fn a_header_reads_back(to: u64, from: u64, resuming: bool, raw: bool, embedded: bool) {
+            let header = Header { to, from, resuming, raw, embedded };
             prop_assert_eq!(Header::parse(&record(header)).unwrap(), header);
         }
 
@@ -94,7 +99,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_package_of_several_streams_is_refused() {
-        let mut record = record(Header { to: 1, from: 0, resuming: false, raw: false });
+        let mut record = record(Header { to: 1, from: 0, resuming: false, raw: false, embedded: false });
         record[16] = 2;
         assert!(Header::parse(&record).is_err());
     }

@@ -7,6 +7,7 @@
 //! | | `tandem:version` | which `v<n>` holds the content; 0 for none |
 //! | | `tandem:readonly`, `tandem:quiesced`, `tandem:rules<n>` | who may do what |
 //! | | `tandem:attached`, `tandem:deleting`, `tandem:moving` | what is going on |
+//! | | `tandem:clear` | whether its content came in clear, below an encrypted dataset |
 //! | `v<n>@tandem-<point>` | `guid` | a point and its fingerprint; held as `tandem` |
 //! | `v<n>#tandem-<point>` | `guid` | the same point, should its snapshot get lost |
 //! | `v<n>@tandem-move-<destination>-<n>` | | a round of a migration, on both sides; held as `tandem` on the source |

@@ -13,7 +13,7 @@ use tandem_sdk::{
 
 use crate::image::{Found, Image};
 use crate::meta::Meta;
-use crate::{Config, Inner, TOKEN, Zfs, apart, lzc, names, observe, store, tool};
+use crate::{Config, Inner, TOKEN, Zfs, apart, error, lzc, names, observe, store, tool};
 use tandem_sdk::files::failed;
 
 impl Driver for Zfs {
@@ -30,11 +30,13 @@ impl Driver for Zfs {
         lzc::open()?;
         apart::counted()?;
         tool::alive(&config.dataset)?;
-        Ok(Self { inner: std::sync::Arc::new(Inner { config, share_mode, exporter }) })
+        let encrypts = lzc::encrypts(&config.dataset)
+            .map_err(|errno| error::of_errno("look at", &config.dataset, errno))?;
+        Ok(Self { inner: std::sync::Arc::new(Inner { config, share_mode, exporter }), encrypts })
     }
 
     fn capabilities(&self) -> Capabilities {
-        observe::capabilities(&self.inner)
+        observe::capabilities(&self.inner, self.encrypts)
     }
 
     async fn pools(&self, cx: &OpContext) -> Result<Vec<Pool>> {

@@ -45,13 +45,17 @@ pub use crate::config::Config;
 
 /// Kind of this driver's resume tokens, and the version it writes.
 pub(crate) const TOKEN: (&str, u32) = ("zfs.receive_resume_token", 1);
-/// The stream format: what `zfs send` writes.
+/// The stream format: what `zfs send` writes, every block as it is.
 pub(crate) const FORMAT: &str = "zfs/1";
+/// The same without blocks that are embedded in their pointers, which no encrypted dataset can hold.
+pub(crate) const UNEMBEDDED: &str = "zfs/1-unembedded";
 
 /// A back end of ZFS datasets.
 #[derive(Clone, Debug)]
 pub struct Zfs {
     inner: Arc<Inner>,
+    /// Whether what is received here in clear gets encrypted.
+    encrypts: bool,
 }
 
 #[derive(Debug)]

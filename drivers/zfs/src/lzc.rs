@@ -46,8 +46,8 @@ mod linked {
     use zfs_core::{SendFlags, Zfs};
     use zfs_core_sys as sys;
 
-    use crate::header;
     use crate::names::pool_of;
+    use crate::{error, header};
 
     use super::{Errno, Flags, Tree};
 
@@ -180,18 +180,33 @@ mod linked {
     /// a process.
     pub(crate) fn look(dataset: &str) -> Result<Tree, Errno> {
         let zfs = zfs()?;
-        let mut arguments = NvList::new_unique_names();
-        arguments.insert(c"name", name(dataset)?.as_c_str()).map_err(|e| number(&e))?;
-        let (pool, text) = (name(pool_of(dataset))?, name(include_str!("look.lua"))?);
-        let out = zfs
-            .channel_program_nosync(pool.as_c_str(), text.as_c_str(), INSTRUCTIONS, MEMORY, &arguments)
-            .map_err(|e| number(&e))?;
-        let mut tree = returned(&out);
+        let mut tree = ask(&zfs, dataset, include_str!("look.lua"))?;
         let versions: Vec<String> = tree.keys().filter(|name| !name.contains('@')).cloned().collect();
         for version in versions {
             bookmarks(&zfs, &version, &mut tree)?;
         }
         Ok(tree)
+    }
+
+    /// What a channel program that changes nothing returns for a dataset.
+    fn ask(zfs: &Zfs, dataset: &str, program: &str) -> Result<Tree, Errno> {
+        let mut arguments = NvList::new_unique_names();
+        arguments.insert(c"name", name(dataset)?.as_c_str()).map_err(|e| number(&e))?;
+        let (pool, text) = (name(pool_of(dataset))?, name(program)?);
+        let out = zfs
+            .channel_program_nosync(pool.as_c_str(), text.as_c_str(), INSTRUCTIONS, MEMORY, &arguments)
+            .map_err(|e| number(&e))?;
+        Ok(returned(&out))
+    }
+
+    /// Whether what is made below a dataset, which may not be there yet, is encrypted.
+    pub(crate) fn encrypts(dataset: &str) -> Result<bool, Errno> {
+        let mut up = std::iter::successors(Some(dataset), |name| Some(name.rsplit_once('/')?.0));
+        let there = up.find(|name| exists(name)).ok_or(error::ENOENT)?;
+        let program = "local args = ...\n\
+                       return { key = { status = zfs.get_prop(args.name, 'keystatus') or 'none' } }";
+        let tree = ask(&zfs()?, there, program)?;
+        Ok(tree.get("key").and_then(|key| key.get("status")).is_some_and(|status| status != "none"))
     }
 
     /// Bookmarks, of which channel programs do not tell.
@@ -400,6 +415,10 @@ mod missing {
     }
 
     pub(crate) fn look(_: &str) -> Result<Tree, Errno> {
+        Err(ENOSYS)
+    }
+
+    pub(crate) fn encrypts(_: &str) -> Result<bool, Errno> {
         Err(ENOSYS)
     }
 

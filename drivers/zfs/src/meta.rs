@@ -19,9 +19,12 @@ pub(crate) const PROPERTIES: &[&str] = &[
     "tandem:attached",
     "tandem:deleting",
     MOVING,
+    CLEAR,
 ];
 /// Set by migrations only: what an earlier driver made lacks it.
 const MOVING: &str = "tandem:moving";
+/// What an earlier driver made lacks it too.
+const CLEAR: &str = "tandem:clear";
 /// Rules are spread over so many properties at most, since a value has a limit.
 pub(crate) const RULES: usize = 16;
 const PER_RULE: usize = 7_000;
@@ -54,6 +57,8 @@ pub(crate) struct Meta {
     pub(crate) deleting: bool,
     /// Where it migrates to, while it does.
     pub(crate) moving: Option<Moving>,
+    /// The content came in clear and got encrypted here only: it goes on in clear, to where it came from too.
+    pub(crate) clear: bool,
 }
 
 /// A migration away from an instance.
@@ -99,6 +104,7 @@ impl Meta {
             clients: Vec::new(),
             deleting: false,
             moving: None,
+            clear: false,
             spec,
         }
     }
@@ -169,6 +175,7 @@ impl Meta {
             attached,
             yes(self.deleting),
             moving,
+            yes(self.clear),
         ];
         let names = PROPERTIES.iter().map(|name| (*name).to_owned());
         let mut properties: BTreeMap<String, String> = names.zip(values).collect();
@@ -229,6 +236,10 @@ impl Meta {
             None | Some("no" | ";") => None,
             Some(text) => Some(serde_json::from_str(text).map_err(|_| damaged(MOVING, text))?),
         };
+        let clear = match properties.get(CLEAR).map(String::as_str) {
+            None | Some(";") => false,
+            Some(_) => flag(CLEAR)?,
+        };
         let mut clients = Vec::new();
         for name in (0..RULES).map(rules_name) {
             let Some(text) = properties.get(&name) else { continue };
@@ -250,6 +261,7 @@ impl Meta {
             clients,
             deleting: flag("tandem:deleting")?,
             moving,
+            clear,
         }))
     }
 }
@@ -301,6 +313,7 @@ mod tests {
                     clients,
                     deleting,
                     moving: read_only.then(|| moving(size)),
+                    clear: quiesced,
                     ..Meta::new(spec(), Role::Active)
                 }
             })
@@ -328,12 +341,14 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_knew_no_migrations_leaves_what_can_be_read() {
+    fn a_driver_that_knew_less_leaves_what_can_be_read() {
         let meta = Meta::new(spec(), Role::Active);
         let mut properties = meta.properties().unwrap();
-        properties.insert(MOVING.to_owned(), ";".to_owned());
+        for name in [MOVING, CLEAR] {
+            properties.insert(name.to_owned(), ";".to_owned());
+        }
         assert_eq!(Meta::read("tank/x", &properties).unwrap().as_ref(), Some(&meta));
-        properties.remove(MOVING);
+        properties.retain(|name, _| ![MOVING, CLEAR].contains(&name.as_str()));
         assert_eq!(Meta::read("tank/x", &properties).unwrap(), Some(meta));
     }
 

@@ -13,13 +13,15 @@ use crate::image::{Found, Image, Moment, Version};
 use crate::lzc::Flags;
 use crate::migration::{KEEPS_ACLS, SYSTEM, system};
 use crate::token::Token;
-use crate::{FORMAT, Inner, TOKEN, store, stream, tool};
+use crate::{FORMAT, Inner, TOKEN, UNEMBEDDED, store, stream, tool};
 
 /// Bytes that may be nothing but the beginning of an intent log; hardly more than the file system's own notes.
 const LITTLE: u64 = 64 << 10;
 
-/// What a pool can do.
-pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
+/// What a pool can do; one that encrypts what it gets says by its formats what it cannot hold.
+pub(crate) fn capabilities(inner: &Inner, encrypts: bool) -> Capabilities {
+    let formats: &[&str] = if encrypts { &[UNEMBEDDED] } else { &[FORMAT, UNEMBEDDED] };
+    let formats = formats.iter().map(|format| (*format).to_owned()).collect();
     let mut capabilities = Capabilities {
         resources: vec![ResourceKind::Share],
         share_protocols: vec!["NFS".to_owned()],
@@ -30,7 +32,7 @@ pub(crate) fn capabilities(inner: &Inner) -> Capabilities {
         thin: true,
         replication: Some(ReplicationCapability {
             styles: vec![Style::Readable, Style::Dr],
-            transport: Transport::Streamed { formats: vec![FORMAT.to_owned()], resumable: true },
+            transport: Transport::Streamed { formats, resumable: true },
             domain: Some(inner.config.replication_domain.clone()),
             max_instances: None,
             quiesce: true,

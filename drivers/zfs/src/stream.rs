@@ -17,7 +17,7 @@ use crate::image::{Image, Version};
 use crate::lzc::{self, Flags};
 use crate::pump::{self, Pump};
 use crate::token::Token;
-use crate::{FORMAT, Inner, TOKEN, Zfs, error, names, tool};
+use crate::{FORMAT, Inner, TOKEN, UNEMBEDDED, Zfs, error, names, tool};
 
 impl Streamed for Zfs {
     async fn make_point(&self, cx: &OpContext, call: MakePoint) -> Result<Outcome<PointInfo>> {
@@ -61,13 +61,38 @@ impl Streamed for Zfs {
     }
 }
 
-fn check_format(format: &str) -> Result<()> {
-    if format == FORMAT {
-        return Ok(());
+/// Whether blocks that are embedded in their pointers go as they are in a format, which must be ours.
+fn embeds(format: &str) -> Result<bool> {
+    match format {
+        FORMAT => Ok(true),
+        UNEMBEDDED => Ok(false),
+        _ => Err(Error::invalid(format!(
+            "the stream format `{format}` is unknown here; this driver speaks `{FORMAT}` and `{UNEMBEDDED}`"
+        ))),
     }
-    Err(Error::invalid(format!(
-        "the stream format `{format}` is unknown here; this driver speaks `{FORMAT}`"
-    )))
+}
+
+/// Refuses what the kernel would call an invalid argument only.
+fn check_fits(image: &Image, spec: &ReceiveSpec, header: &Header) -> Result<()> {
+    let id = spec.instance;
+    let encrypted = match &spec.from {
+        Some(_) => content(image)?.encrypted,
+        None => image.encrypted,
+    };
+    let why = if encrypted && !header.raw && header.embedded {
+        format!(
+            "instance {id} is encrypted, and what arrives has blocks embedded in their pointers, which cannot be; restart \
+             the server, so that it asks for a stream without them"
+        )
+    } else if !encrypted && header.raw && spec.from.is_some() {
+        format!(
+            "what arrives is encrypted as it is, and instance {id} holds it in clear, so that it cannot follow; nothing was \
+             changed. Delete this replica and make it anew: a full copy is encrypted"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::conflict(why).retry(Retry::AfterOperator))
 }
 
 /// The guid behind a fingerprint.
@@ -140,7 +165,7 @@ impl Inner {
     }
 
     async fn send(&self, cx: &OpContext, spec: &SendSpec, stream: OwnedFd) -> Result<TransferReport> {
-        check_format(&spec.format)?;
+        let embedded = embeds(&spec.format)?;
         let image = self.existing(cx, spec.instance).await?;
         let meta = &image.meta;
         meta.epoch.admit(spec.epoch)?;
@@ -168,8 +193,9 @@ impl Inner {
         let token = resume(spec, to.guid, from.as_ref().map_or(0, |(_, guid)| *guid))?;
         let flags = match &token {
             Some(token) => token.flags(),
-            // An encrypted dataset travels as it is: the other side needs no key.
-            None => Flags { raw: current.encrypted, ..Flags::whole() },
+            // An encrypted dataset travels as it is: the other side needs no key. What came in clear goes so: an increment
+            // cannot be raw where what it builds on is clear.
+            None => Flags { raw: current.encrypted && !meta.clear, embedded, ..Flags::whole() },
         };
         let snapshot = current.snapshot(spec.to);
         let (limit, resumed) = (spec.bandwidth, token.as_ref().map_or(0, |t| t.bytes));
@@ -190,7 +216,7 @@ impl Inner {
         spec: &ReceiveSpec,
         stream: OwnedFd,
     ) -> Result<Outcome<TransferReport>> {
-        check_format(&spec.format)?;
+        embeds(&spec.format)?;
         let mut locked = self.lock_existing(cx, spec.instance).await?;
         let image = &mut locked.image;
         let rose = image.meta.epoch.see(spec.epoch)?;
@@ -215,6 +241,14 @@ impl Inner {
         }
         let base = base(image, spec)?;
         let (header, record, stream) = self.announced(cx, spec, wanted, base, stream).await?;
+        check_fits(image, spec, &header)?;
+        let clear = image.encrypted && !header.raw;
+        if header.raw || image.meta.version == 0 {
+            // Already now, should all end right after the stream. Else once it is here: what was encrypted by itself must never
+            // be taken for clear.
+            image.meta.clear = clear;
+            self.save(cx, image).await?;
+        }
         let resumed = self.make_ready(cx, image, spec, header).await?;
         let target = match &spec.from {
             Some(_) => content(image)?.snapshot(spec.to.id),
@@ -234,6 +268,8 @@ impl Inner {
         .await?;
         self.refresh(cx, image).await?;
         self.prove(cx, image, spec, wanted).await?;
+        image.meta.clear = clear;
+        self.save(cx, image).await?;
         // A full copy takes its place, and is served in the stead of the old one.
         self.recover(cx, image).await?;
         if image.meta.is_served() && !self.is_exported(image) {

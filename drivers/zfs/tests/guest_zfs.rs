@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 
-use common::{Backend, Pair, noise, transfer, transfer_at, write_mapped, zfs};
+use common::{Backend, Pair, halves, noise, transfer, transfer_at, write_mapped, zfs};
 use libtest_mimic::{Arguments, Trial};
 use tandem_sdk::contract::*;
 
@@ -29,6 +29,8 @@ fn main() -> std::process::ExitCode {
         a_stale_active_follows_the_new_one_from_the_point_in_common,
         a_lost_snapshot_costs_nothing_and_a_lost_point_a_full_copy,
         an_encrypted_share_travels_as_it_is,
+        a_clear_share_has_an_encrypted_replica_and_comes_back_clear,
+        what_cannot_be_encrypted_or_clear_is_refused_with_a_sentence,
         a_full_pool_keeps_the_last_point_and_nothing_else,
         a_quiesced_share_takes_no_writes_not_even_from_open_files,
         foreign_datasets_are_left_alone_and_a_missing_pool_has_a_sentence,
@@ -107,8 +109,8 @@ async fn a_stale_active_follows_the_new_one_from_the_point_in_common() {
     assert_eq!(names(&old), ["large", "newer"]);
     assert_eq!(names(&old), names(&new));
     // The roles are turned for the removal.
-    let Pair { alpha, beta, active, replica } = pair;
-    Pair { alpha: beta, beta: alpha, active: replica, replica: active }.leaves_nothing().await;
+    let Pair { alpha, beta, active, replica, spec } = pair;
+    Pair { alpha: beta, beta: alpha, active: replica, replica: active, spec }.leaves_nothing().await;
 }
 
 async fn a_lost_snapshot_costs_nothing_and_a_lost_point_a_full_copy() {
@@ -178,8 +180,99 @@ async fn an_encrypted_share_travels_as_it_is() {
     let (sent, received) = transfer((&pair.beta, pair.replica), (&pair.alpha, pair.active), 2, &next).await;
     received.unwrap();
     assert!(sent.unwrap().bytes < 150_000, "failback by an increment");
-    let Pair { alpha, beta, active, replica } = pair;
-    Pair { alpha: beta, beta: alpha, active: replica, replica: active }.leaves_nothing().await;
+    let Pair { alpha, beta, active, replica, spec } = pair;
+    Pair { alpha: beta, beta: alpha, active: replica, replica: active, spec }.leaves_nothing().await;
+}
+
+/// What a dataset is encrypted with.
+fn encryption(dataset: &str) -> String {
+    zfs(&["get", "-H", "-o", "value", "encryption", dataset]).trim().to_owned()
+}
+
+/// Back ends of which that of `beta` lies in an encrypted dataset.
+async fn into_a_vault(test: &str) -> Pair {
+    let key = format!("/run/tandem-{test}.key");
+    fs::write(&key, [7; 32]).unwrap();
+    let location = format!("keylocation=file://{key}");
+    let encrypted = ["create", "-o", "encryption=on", "-o", "keyformat=raw", "-o", &location];
+    zfs(&[&encrypted[..], &["-o", "mountpoint=none", &format!("beta/{test}")]].concat());
+    Pair::new(test, Style::Dr).await
+}
+
+async fn a_clear_share_has_an_encrypted_replica_and_comes_back_clear() {
+    let pair = into_a_vault("vaulted").await;
+    let share = pair.alpha.folder(pair.active);
+    // Small enough to be embedded in its block pointer, which an encrypted dataset cannot have.
+    fs::write(share.join("tiny"), vec![b'x'; 4096]).unwrap();
+    fs::write(share.join("large"), noise(5, 3_000_000)).unwrap();
+    pair.must_sync().await;
+    fs::write(share.join("more"), vec![b'y'; 4096]).unwrap();
+    let (point, bytes) = pair.must_sync().await;
+    assert!(bytes < 500_000, "{bytes} bytes: an increment");
+    assert_eq!(encryption(&pair.beta.content(pair.replica, 1)), "aes-256-gcm");
+
+    // There and back: an increment that arrives as clear as what it builds on.
+    pair.alpha.demote(pair.active, 2, Demotion::Secondary).await;
+    pair.beta.promote(pair.replica, 2, Promotion::Planned { point: Some(point.id) }).await;
+    let folder = pair.beta.folder(pair.replica);
+    assert_eq!(fs::read(folder.join("tiny")).unwrap(), vec![b'x'; 4096]);
+    assert_eq!(fs::read(folder.join("more")).unwrap(), vec![b'y'; 4096]);
+    fs::write(folder.join("written there"), vec![b'z'; 4096]).unwrap();
+    let next = pair.beta.point(pair.replica, 2).await;
+    let (sent, received) = transfer((&pair.beta, pair.replica), (&pair.alpha, pair.active), 2, &next).await;
+    received.unwrap();
+    assert!(sent.unwrap().bytes < 500_000, "failback by an increment");
+    pair.beta.demote(pair.replica, 3, Demotion::Secondary).await;
+    pair.alpha.promote(pair.active, 3, Promotion::Planned { point: Some(next.id) }).await;
+    assert_eq!(fs::read(share.join("written there")).unwrap(), vec![b'z'; 4096]);
+    assert_eq!(encryption(&pair.alpha.content(pair.active, 1)), "off");
+    let last = pair.alpha.point(pair.active, 3).await;
+    let (_, received) = transfer((&pair.alpha, pair.active), (&pair.beta, pair.replica), 3, &last).await;
+    received.unwrap();
+    pair.leaves_nothing().await;
+}
+
+async fn what_cannot_be_encrypted_or_clear_is_refused_with_a_sentence() {
+    let pair = into_a_vault("sentences").await;
+    let share = pair.alpha.folder(pair.active);
+    fs::write(share.join("tiny"), vec![b'x'; 4096]).unwrap();
+    // As a server asks that took the back end for a clear one.
+    let point = pair.alpha.point(pair.active, 1).await;
+    let (there, here) = ((&pair.alpha, pair.active), (&pair.beta, pair.replica));
+    let (mut send, mut receive) = halves(there, here, 1, &point, None).await;
+    send.spec.format = "zfs/1".into();
+    receive.spec.format = "zfs/1".into();
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let (_, received) = tokio::join!(
+        pair.alpha.with_stream(send, Some(writer)),
+        pair.beta.with_stream(receive, Some(reader))
+    );
+    let error = received.unwrap_err();
+    assert_eq!((error.kind, error.retry), (ErrorKind::Conflict, Retry::AfterOperator));
+    assert!(error.message.contains("restart the server"), "{error}");
+
+    // As a share that is encrypted by itself comes to a replica that is clear.
+    let (point, _) = pair.must_sync().await;
+    pair.alpha.demote(pair.active, 2, Demotion::Secondary).await;
+    pair.beta.promote(pair.replica, 2, Promotion::Planned { point: Some(point.id) }).await;
+    fs::write(pair.beta.folder(pair.replica).join("more"), b"y").unwrap();
+    zfs(&["set", "tandem:clear=no", &format!("{}/{}", pair.beta.dataset, pair.replica)]);
+    let next = pair.beta.point(pair.replica, 2).await;
+    let (_, received) = transfer(here, there, 2, &next).await;
+    let error = received.unwrap_err();
+    assert_eq!((error.kind, error.retry), (ErrorKind::Conflict, Retry::AfterOperator));
+    assert!(error.message.contains("make it anew"), "{error}");
+    assert_eq!(pair.alpha.observe(pair.active).await.points.last(), Some(&point));
+    // What it says works.
+    pair.alpha.call(DeleteReplica { instance: pair.active }).await.unwrap();
+    let spec = InstanceSpec { instance: InstanceId(uuid::Uuid::new_v4()), epoch: Epoch(2), ..pair.spec };
+    pair.alpha.call(CreateReplica { spec: spec.clone() }).await.unwrap();
+    let anew = (&pair.alpha, spec.instance);
+    transfer(here, anew, 2, &next).await.1.unwrap();
+    assert_eq!(encryption(&pair.alpha.content(spec.instance, 1)), "aes-256-gcm");
+    let Pair { alpha, beta, replica, .. } = pair;
+    alpha.call(DeleteReplica { instance: spec.instance }).await.unwrap();
+    beta.call(DeleteInstance { instance: replica }).await.unwrap();
 }
 
 async fn a_full_pool_keeps_the_last_point_and_nothing_else() {
@@ -406,8 +499,8 @@ async fn acls_count_on_a_replica_whatever_is_set_above_it() {
     pair.alpha.demote(pair.active, 2, Demotion::Secondary).await;
     pair.beta.promote(pair.replica, 2, Promotion::Planned { point: Some(point.id) }).await;
     assert!(!reads(&there, 1234) && reads(&there, 1235), "promoted");
-    let Pair { alpha, beta, active, replica } = pair;
-    Pair { alpha: beta, beta: alpha, active: replica, replica: active }.leaves_nothing().await;
+    let Pair { alpha, beta, active, replica, spec } = pair;
+    Pair { alpha: beta, beta: alpha, active: replica, replica: active, spec }.leaves_nothing().await;
 }
 
 async fn a_stream_keeps_to_its_limit() {

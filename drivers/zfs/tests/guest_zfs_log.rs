@@ -338,7 +338,7 @@ async fn what_was_given_up_does_not_come_back() {
     let all: Vec<InstanceId> = pairs.iter().map(|(pair, _)| pair.active).collect();
     ice.cut(&pairs[0].0.alpha, &all);
     for (pair, common) in pairs {
-        let Pair { alpha, beta, active: old, replica: new } = &pair;
+        let Pair { alpha, beta, active: old, replica: new, .. } = &pair;
         beta.promote(*new, 2, Promotion::Forced { point: Some(common.id) }).await;
         fs::write(beta.folder(*new).join("newer"), b"x").unwrap();
         alpha.demote(*old, 2, Demotion::Fenced).await;

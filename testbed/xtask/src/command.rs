@@ -51,6 +51,12 @@ impl Run {
         self
     }
 
+    /// What it reads.
+    pub(crate) fn stdin(mut self, from: impl Into<Stdio>) -> Self {
+        self.command.stdin(from);
+        self
+    }
+
     /// Runs it with our standard streams.
     pub(crate) fn run(mut self) -> Result<()> {
         let status = self.command.status().map_err(|error| self.not_started(&error))?;

@@ -10,6 +10,7 @@ use crate::{
     Result,
     command::Run,
     suite::{self, Counts},
+    temporary::Temporary,
     workspace::{Package, Workspace},
 };
 use std::path::{Path, PathBuf};
@@ -80,13 +81,9 @@ fn of(workspace: &Workspace, driver: &Package) -> Result<Vec<Case>> {
 impl Case {
     /// Runs the suite.
     pub(crate) fn run(&self, workspace: &Workspace) -> Result<Counts> {
-        let folder =
-            Run::new("mktemp").args(["--directory", "--tmpdir", "tandem-conformance-XXXXXXXX"]).output()?;
-        let folder = PathBuf::from(folder.trim());
-        let outcome = self.run_in(workspace, &folder);
-        // What a driver leaves may have modes that keep even its owner out.
-        let swept = Run::new("chmod").args(["-R", "u+rwX"]).args([&folder]).run();
-        swept.and_then(|()| Run::new("rm").args(["-rf"]).args([&folder]).run()).and(outcome)
+        let folder = Temporary::folder("tandem-conformance")?;
+        let outcome = self.run_in(workspace, folder.path());
+        folder.remove().and(outcome)
     }
 
     fn run_in(&self, workspace: &Workspace, folder: &Path) -> Result<Counts> {

@@ -14,6 +14,7 @@ mod python;
 mod report;
 mod suite;
 mod system;
+mod temporary;
 mod test;
 mod testbed;
 mod tidy;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         "bench" => bench::run(rest),
         "tidy" => tidy::run(rest),
         announce::COMMAND => announce::run(rest),
+        temporary::COMMAND => temporary::run(rest),
         "help" | "-h" | "--help" => {
             println!("{HELP}");
             Ok(())

@@ -8,7 +8,9 @@ use crate::{
     keystone,
     report::Report,
     suite::{self, Counts, Suite},
-    system, testbed, tidy, up_check,
+    system,
+    temporary::Temporary,
+    testbed, tidy, up_check,
     workspace::Workspace,
 };
 use std::path::{Path, PathBuf};
@@ -194,8 +196,8 @@ fn unprivileged(
     stock: &Path,
     total: &mut Counts,
 ) -> Result<String> {
-    let folder = Run::new("mktemp").args(["--directory", "--tmpdir", "tandem-walk-XXXXXXXX"]).output()?;
-    let folder = PathBuf::from(folder.trim());
+    let temporary = Temporary::folder("tandem-walk")?;
+    let folder = temporary.path();
     let outcome = (|| {
         let (programs, scratch, client) = (folder.join("bin"), folder.join("tmp"), folder.join("client"));
         for new in [&programs, &scratch] {
@@ -207,7 +209,7 @@ fn unprivileged(
         Run::new("cp").args([walk.program(), &programs.join(WALK)]).run()?;
         Run::new("cp").args([workspace.root.join("README.md"), folder.join("README.md")]).run()?;
         client::copy(stock, &client)?;
-        Run::new("chmod").args(["-R", "a+rX,go-w"]).args([&folder]).run()?;
+        Run::new("chmod").args(["-R", "a+rX,go-w"]).args([folder]).run()?;
         Run::new("chown").args(["nobody"]).args([&scratch]).run()?;
         let program = Run::new("timeout")
             .args(["--foreground", "--kill-after=10", "1800", "setpriv"])
@@ -222,7 +224,7 @@ fn unprivileged(
         let counts = suite::counted(program)?;
         some(total, counts)
     })();
-    let swept = Run::new("rm").args(["-rf"]).args([&folder]).run();
+    let swept = temporary.remove();
     outcome.and_then(|remark| swept.map(|()| remark))
 }
 

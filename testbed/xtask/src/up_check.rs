@@ -1,9 +1,9 @@
 //! Does `cargo xtask up` do what the README says? Started, told to end as Ctrl-C does, and started again.
 
-use crate::{Result, command::Run};
+use crate::{Result, command::Run, temporary::Temporary};
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -13,12 +13,10 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// Starts and ends it twice on one state folder.
 pub(crate) fn run(root: &Path) -> Result<String> {
-    let folder = Run::new("mktemp").args(["--directory", "--tmpdir", "tandem-up-XXXXXXXX"]).output()?;
-    let folder = PathBuf::from(folder.trim());
-    let state = folder.join("state folder");
+    let folder = Temporary::folder("tandem-up")?;
+    let state = folder.path().join("state folder");
     let outcome = once(root, &state).and_then(|()| once(root, &state));
-    let swept = Run::new("rm").args(["-rf"]).args([&folder]).run();
-    outcome.and(swept).map(|()| "started and ended twice".into())
+    outcome.and(folder.remove()).map(|()| "started and ended twice".into())
 }
 
 fn once(root: &Path, state: &Path) -> Result<()> {

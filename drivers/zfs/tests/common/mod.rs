@@ -139,6 +139,8 @@ pub struct Pair {
     pub beta: Backend,
     pub active: InstanceId,
     pub replica: InstanceId,
+    /// The active one's, as it was made.
+    pub spec: InstanceSpec,
 }
 
 impl Pair {
@@ -167,7 +169,7 @@ impl Pair {
         let (one, two) = (spec(&alpha), spec(&beta));
         alpha.call(CreateInstance { spec: one.clone() }).await.unwrap();
         beta.call(CreateReplica { spec: two.clone() }).await.unwrap();
-        Self { alpha, beta, active: one.instance, replica: two.instance }
+        Self { alpha, beta, active: one.instance, replica: two.instance, spec: one }
     }
 
     pub async fn sync(&self) -> (PointInfo, Result<TransferReport>, Result<Outcome<TransferReport>>) {
@@ -353,7 +355,9 @@ pub async fn halves(
         .rev()
         .find(|p| here.points.iter().any(|q| p.id == q.id && p.fingerprint == q.fingerprint))
         .cloned();
-    let (epoch, format) = (Epoch(epoch), "zfs/1".to_owned());
+    let (ours, theirs) = (formats(from.0), formats(to.0));
+    let format = ours.into_iter().find(|format| theirs.contains(format)).unwrap();
+    let epoch = Epoch(epoch);
     let send = SendSpec {
         instance: from.1,
         epoch,
@@ -366,6 +370,14 @@ pub async fn halves(
     let receive =
         ReceiveSpec { instance: to.1, epoch, to: point.clone(), from: common, resume: None, format };
     (SendStream { spec: send }, Receive { spec: receive })
+}
+
+/// The formats of streams that a back end speaks.
+fn formats(backend: &Backend) -> Vec<String> {
+    match backend.driver.capabilities().replication.as_ref().map(|r| &r.transport) {
+        Some(Transport::Streamed { formats, .. }) => formats.clone(),
+        _ => Vec::new(),
+    }
 }
 
 /// Writes to a file through a mapping of it, without a word to the kernel that it should be kept.

@@ -32,6 +32,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 /// Becomes the program that boots guests, so that its exit status is ours.
 fn guest(verb: &str, kind: &str, argv: &[&str]) -> Result<()> {
     let workspace = Workspace::load()?;
+    // A moment where all is there, and then without a word.
+    setup::prepare_for(kind)?;
     Run::cargo().args(["build", "--quiet", "--locked", "--package", "tandem-guests"]).run()?;
     let run = Run::new(workspace.artifacts(false).join("tandem-guest")).args([verb, kind]);
     Err(share(run, &workspace).args(["--"]).args(argv).become_it())

@@ -5,7 +5,7 @@
 //! does not agree with them is built anew.
 
 use super::{packages, symvers};
-use crate::{Result, command::Run, system};
+use crate::{Result, command::Run, system, temporary::Temporary};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -33,16 +33,13 @@ pub(super) fn prepare() -> Result<String> {
     std::fs::create_dir_all(&all).map_err(|error| format!("creating {}: {error}.", all.display()))?;
     let start = Instant::now();
     sweep(&all);
-    let unique = format!("{BUILDING}{}-XXXXXXXX", std::process::id());
-    let work = Run::new("mktemp").args(["--directory"]).args([all.join(unique)]).output()?;
-    let work = PathBuf::from(work.trim());
-    let outcome = build(&work, &kernel, &packaged).and_then(|built| put(&built, &folder));
-    let swept = Run::new("rm").args(["-rf"]).args([&work]).run();
-    outcome.and(swept)?;
+    let work = Temporary::folder_in(&all, &format!("{BUILDING}{}", std::process::id()))?;
+    let outcome = build(work.path(), &kernel, &packaged).and_then(|built| put(&built, &folder));
+    outcome.and(work.remove())?;
     Ok(format!("built OpenZFS {zfs} for Linux {kernel} in {} s", start.elapsed().as_secs()))
 }
 
-/// Removes what builds left behind that were killed.
+/// Removes what builds left behind that were killed together with what would have removed it.
 fn sweep(all: &Path) {
     for entry in std::fs::read_dir(all).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -53,6 +50,7 @@ fn sweep(all: &Path) {
     }
 }
 
+/// Whether a folder has the modules, as they were built.
 fn whole(folder: &Path) -> bool {
     MODULES.iter().all(|module| folder.join(module).is_file())
         && Run::new("sha256sum").args(["--check", "--status", "--strict", SUMS]).dir(folder).succeeds()
@@ -184,4 +182,40 @@ fn counted(what: &str, run: Run) -> Result<()> {
         tail.iter().for_each(|line| println!("   | {line}"));
     }
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder as a build leaves it.
+    fn built() -> PathBuf {
+        let folder = Run::new("mktemp").args(["--directory"]).output().unwrap();
+        let folder = PathBuf::from(folder.trim());
+        for module in MODULES {
+            std::fs::write(folder.join(module), format!("the code of {module}")).unwrap();
+        }
+        let sums = Run::new("sha256sum").args(MODULES).dir(&folder).output().unwrap();
+        std::fs::write(folder.join(SUMS), sums).unwrap();
+        folder
+    }
+
+    #[test]
+    fn only_modules_as_they_were_built_are_whole() {
+        let damages: [fn(&Path) -> std::io::Result<()>; 5] = [
+            |folder| std::fs::write(folder.join("zfs.ko"), "the code of zfs.kO"),
+            |folder| std::fs::write(folder.join("spl.ko"), ""),
+            |folder| std::fs::remove_file(folder.join("spl.ko")),
+            |folder| std::fs::remove_file(folder.join(SUMS)),
+            |folder| std::fs::write(folder.join(SUMS), ""),
+        ];
+        for damage in damages {
+            let folder = built();
+            assert!(whole(&folder));
+            damage(&folder).unwrap();
+            assert!(!whole(&folder));
+            std::fs::remove_dir_all(&folder).unwrap();
+        }
+        assert!(!whole(Path::new("/nowhere")));
+    }
 }

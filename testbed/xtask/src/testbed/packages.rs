@@ -1,6 +1,7 @@
 //! The packages that guests are made of, on Debian 12; none of their services is left running here.
 
-use crate::{Result, command::Run, system};
+use crate::{Result, command::Run, system, temporary::Temporary};
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -79,10 +80,9 @@ pub(crate) fn prepare() -> Result<String> {
             missing.join(" ")
         ));
     }
-    let silence = Silence::new()?;
-    let outcome = install(&missing);
-    drop(silence);
-    outcome?;
+    let silence = silence()?;
+    let outcome = install(&missing, silence.as_ref());
+    outcome.and(silence.map_or(Ok(()), Temporary::remove))?;
     for (package, services) in SERVICES.iter().filter(|(package, _)| missing.contains(package)) {
         // Where there is no systemd there is nothing to keep quiet.
         for service in *services {
@@ -111,7 +111,7 @@ pub(super) fn version(package: &str) -> Option<String> {
     text.ok()?.strip_prefix("installed ").map(String::from)
 }
 
-fn install(missing: &[&'static str]) -> Result<()> {
+fn install(missing: &[&'static str], silence: Option<&Temporary>) -> Result<()> {
     let apt = || Run::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive");
     if missing.iter().any(|package| BACKPORTS.contains(package)) && zfs_candidate().is_none() {
         let text = format!(
@@ -133,7 +133,12 @@ fn install(missing: &[&'static str]) -> Result<()> {
             words.push(format!("{library}={version}"));
         }
     }
-    apt().args(["-qq", "install", "--yes", "--no-install-recommends"]).args(words).run()
+    let install = apt().args(["-qq", "install", "--yes", "--no-install-recommends"]).args(words);
+    // After Ctrl-C it ends what it has begun, which may be a service's package.
+    match silence {
+        Some(silence) => silence.needed_by(install)?.run(),
+        None => install.run(),
+    }
 }
 
 /// The version of that OpenZFS that the sources of packages have.
@@ -148,31 +153,42 @@ pub(super) fn offered(package: &str, fits: impl Fn(&str) -> bool) -> Option<Stri
     versions.into_iter().find(|version| fits(version))
 }
 
-/// While it lives, packages start no services.
-struct Silence {
-    ours: bool,
-}
+/// The line by which a later setup knows that the file is ours; the number of our process follows.
+const MARK: &str =
+    "# Written by `cargo xtask testbed setup`, which removes it after it has installed; process ";
 
-impl Silence {
-    fn new() -> Result<Self> {
-        if Path::new(POLICY).exists() {
-            return Ok(Self { ours: false });
+/// While it is there, packages start no services; `None` where somebody else has seen to that.
+fn silence() -> Result<Option<Temporary>> {
+    let said = |error: std::io::Error| format!("writing {POLICY}: {error}.");
+    let runs = |process: &str| Path::new("/proc").join(process).exists();
+    match std::fs::read_to_string(POLICY) {
+        Ok(text) if !is_left_over(&text, runs) => return Ok(None),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(format!("reading {POLICY}: {error}."));
         }
-        let said = |error: std::io::Error| format!("writing {POLICY}: {error}.");
-        std::fs::write(
-            POLICY,
-            "#!/bin/sh\n# Written by `cargo xtask testbed setup` for as long as it installs.\nexit 101\n",
-        )
-        .map_err(said)?;
-        std::fs::set_permissions(POLICY, std::fs::Permissions::from_mode(0o755)).map_err(said)?;
-        Ok(Self { ours: true })
+        _ => {}
     }
+    let silence = Temporary::of(POLICY.into())?;
+    std::fs::write(POLICY, format!("#!/bin/sh\n{MARK}{}\nexit 101\n", std::process::id())).map_err(said)?;
+    std::fs::set_permissions(POLICY, std::fs::Permissions::from_mode(0o755)).map_err(said)?;
+    Ok(Some(silence))
 }
 
-impl Drop for Silence {
-    fn drop(&mut self) {
-        if self.ours {
-            let _ = std::fs::remove_file(POLICY);
-        }
+/// Whether a setup wrote this that did not live to remove it.
+fn is_left_over(policy: &str, runs: impl Fn(&str) -> bool) -> bool {
+    policy.lines().find_map(|line| line.strip_prefix(MARK)).is_some_and(|process| !runs(process))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_left_over;
+
+    #[test]
+    fn only_what_a_killed_setup_wrote_is_taken_over() {
+        let ours = format!("#!/bin/sh\n{}77\nexit 101\n", super::MARK);
+        assert!(is_left_over(&ours, |_| false), "a setup that was killed");
+        assert!(!is_left_over(&ours, |process| process == "77"), "one that goes on");
+        assert!(!is_left_over("#!/bin/sh\nexit 101\n", |_| false), "somebody else's");
+        assert!(!is_left_over("", |_| false));
     }
 }
