@@ -356,6 +356,12 @@ pub enum Signal {
         #[serde(default)]
         fields: Vec<(String, String)>,
     },
+    /// An instance is not as it was, and no call has made it so: a link was cut, a disk failed, two sides are equal again. It is
+    /// looked at without delay.
+    Changed {
+        /// The instance.
+        instance: InstanceId,
+    },
     /// News that this side does not know yet.
     #[serde(other)]
     Unknown,

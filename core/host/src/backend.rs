@@ -1,10 +1,11 @@
 //! One opened driver with its layers: what the manager calls.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tandem_contract::{Capabilities, Error, ErrorKind, Manifest, Request, Result, Verb};
+use tandem_contract::{Capabilities, Error, ErrorKind, InstanceId, Manifest, Request, Result, Verb};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +55,7 @@ struct Inside {
     manifest: Arc<Manifest>,
     plugin: Arc<dyn Plugin>,
     service: Inner,
+    router: Arc<Router>,
     gate: Arc<Gate>,
     deadlines: Deadlines,
     last_bug: Mutex<Option<String>>,
@@ -86,7 +88,8 @@ impl Backend {
     ) -> Self {
         let gate = Arc::<Gate>::default();
         let driver = manifest.name.clone();
-        let mut service: Inner = Arc::new(DeliveryLayer { plugin: Arc::clone(&plugin), router });
+        let mut service: Inner =
+            Arc::new(DeliveryLayer { plugin: Arc::clone(&plugin), router: Arc::clone(&router) });
         if let Some(chaos) = &options.chaos {
             service = Arc::new(ChaosLayer::new(service, chaos));
         }
@@ -109,6 +112,7 @@ impl Backend {
             manifest,
             plugin,
             service,
+            router,
             gate,
             deadlines,
             last_bug: Mutex::default(),
@@ -148,6 +152,11 @@ impl Backend {
             Some(lost) => lost.cancelled().await,
             None => std::future::pending().await,
         }
+    }
+
+    /// Waits for instances that its driver says have changed by themselves.
+    pub async fn changed(&self) -> BTreeSet<InstanceId> {
+        self.0.router.changed().await
     }
 
     /// Whether it runs on another host: its streams cross a network, and its paths are that host's.

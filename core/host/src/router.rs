@@ -1,13 +1,14 @@
 //! Brings what a driver says during a call to whoever made the call: progress, logs, checkpoints.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 use tandem_abi::{Answer, HostSide};
-use tandem_contract::{Error, HostCall, Result, Signal};
+use tandem_contract::{Error, HostCall, InstanceId, Result, Signal};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tracing::{Level, Span};
 
 use crate::CallContext;
@@ -16,11 +17,17 @@ use crate::plugin::encode;
 /// Numbers deliveries: unique within the process, since one library may serve several back ends.
 static DELIVERIES: AtomicU64 = AtomicU64::new(1);
 
+/// Instances that a driver may say have changed, until somebody looks.
+const MOST_CHANGED: usize = 100_000;
+
 /// The calls of one back end that run now, by delivery.
 pub(crate) struct Router {
     backend: String,
     driver: String,
     calls: Mutex<HashMap<u64, Listener>>,
+    /// Instances that its driver says have changed by themselves.
+    changed: Mutex<BTreeSet<InstanceId>>,
+    more_changed: Notify,
     /// Where the host's own futures run: a driver polls on threads that know no runtime of ours.
     runtime: Handle,
 }
@@ -43,6 +50,8 @@ impl Router {
             backend: backend.to_owned(),
             driver: driver.to_owned(),
             calls: Mutex::default(),
+            changed: Mutex::default(),
+            more_changed: Notify::new(),
             runtime: Handle::current(),
         })
     }
@@ -76,8 +85,28 @@ impl Router {
                     );
                 span.in_scope(|| log(&level, &target, &message, &fields));
             }
+            Signal::Changed { instance } => {
+                let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+                // A driver that names more than there can be is not listened to.
+                if changed.len() < MOST_CHANGED {
+                    changed.insert(instance);
+                }
+                drop(changed);
+                self.more_changed.notify_one();
+            }
             // News that this side does not know yet.
             _ => {}
+        }
+    }
+
+    /// Waits for instances that have changed by themselves.
+    pub(crate) async fn changed(&self) -> BTreeSet<InstanceId> {
+        loop {
+            let now = std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner));
+            if !now.is_empty() {
+                return now;
+            }
+            self.more_changed.notified().await;
         }
     }
 

@@ -1,9 +1,10 @@
 //! The back ends: configured drivers, whether they serve, what they can do, and room in their pools.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tandem_contract::{Capabilities, Error, Pool};
+use tandem_contract::{Capabilities, Error, InstanceId, Pool};
 use tandem_host::{Backend, BoxFuture};
 use tokio::sync::Semaphore;
 
@@ -108,6 +109,18 @@ impl Slot {
         match self.usable() {
             Some(backend) => backend.lost().await,
             None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for instances that its driver says have changed by themselves. None when it was lost meanwhile.
+    pub async fn changed(&self) -> BTreeSet<InstanceId> {
+        match self.usable() {
+            Some(backend) => tokio::select! {
+                biased;
+                changed = backend.changed() => changed,
+                () = backend.lost() => BTreeSet::new(),
+            },
+            None => BTreeSet::new(),
         }
     }
 

@@ -192,7 +192,7 @@ mod tests {
         let instance = (0_u128..3).prop_map(|n| InstanceId(Uuid::from_u128(n)));
         (0..8, instance).prop_map(|(kind, instance)| match kind {
             0 => Intent::Sync { instance, asked: false, point: None },
-            1 => Intent::Promote { instance, quiesce_wait_seconds: None, epoch: None },
+            1 => Intent::Promote { instance, quiesce_wait_seconds: None, epoch: None, keep: false },
             2 => Intent::CreateReplica { instance, only_host: None },
             3 => Intent::DeleteReplica { instance, force: false },
             4 => Intent::UpdateAccess,

@@ -9,7 +9,8 @@ use tandem_sdk::contract::{
     Pool, ResizeInstance, ResourceKind, UpdateAccess,
 };
 use tandem_sdk::{
-    Attachable, Attached, Client, Driver, Error, Exporter, Lock, OpContext, Result, Role, Style, settings,
+    Attachable, Attached, Client, Driver, Error, Exporter, Lock, News, OpContext, Result, Role, Style,
+    settings,
 };
 
 use crate::drbd::handshake::Silent;
@@ -61,6 +62,10 @@ impl Driver for Lvm {
 
     fn capabilities(&self) -> Capabilities {
         observe::capabilities(&self.inner)
+    }
+
+    async fn watch(&self, news: News) {
+        self.inner.watch(&news).await;
     }
 
     async fn pools(&self, cx: &OpContext) -> Result<Vec<Pool>> {

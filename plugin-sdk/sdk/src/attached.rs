@@ -1,3 +1,5 @@
+//! How an instance is attached for a copy from host to host.
+
 use tandem_contract::{Attach, Error, Result};
 
 /// How an instance is attached for a copy from host to host, as a driver keeps it.

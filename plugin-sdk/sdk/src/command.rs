@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::de::DeserializeOwned;
 use tandem_contract::{Error, ErrorKind, Result, Retry};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Child;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -212,6 +212,31 @@ impl Command {
             ))
             .with("command", line)),
         }
+    }
+
+    /// Runs it for as long as it lasts, without a deadline, and hands over each line that it prints: for tools that tell of events.
+    /// Dropping the future kills it.
+    ///
+    /// # Errors
+    /// `Unavailable` when it cannot be started or read.
+    pub async fn follow(mut self, mut each: impl FnMut(&str) + Send) -> Result<ExitStatus> {
+        let program = self.program.clone();
+        tracing::debug!("follows {}", self.line());
+        let (mut child, _) = self.spawn()?;
+        let group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let lines = async {
+            let Some(stdout) = stdout else { return Ok(()) };
+            let mut lines = BufReader::new(stdout).lines();
+            while let Some(line) = lines.next_line().await? {
+                each(&line);
+            }
+            Ok(())
+        };
+        let (read, _) = tokio::join!(lines, drain(stderr, MOST_STDERR));
+        let status = child.wait().await;
+        group.done();
+        read.and(status).map_err(|e| failed(&program, &e))
     }
 
     /// Starts it; what is to be fed to it comes back.

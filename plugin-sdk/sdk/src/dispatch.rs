@@ -12,12 +12,13 @@ use tandem_contract::{
     CANCEL_VERB, CONTRACT_VERSION, Cancel, Capabilities, Error, Manifest, Request, Result,
 };
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use crate::ability::{Incoming, unknown};
 use crate::context::Stop;
 use crate::guard::{guarded, guarded_sync};
-use crate::{Ability, Host, OpContext, Wired};
+use crate::{Ability, Host, News, OpContext, Wired};
 
 /// How often progress is sent at most, unless set otherwise.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -29,6 +30,14 @@ pub struct Dispatcher<D> {
     capabilities: Capabilities,
     calls: Arc<Calls>,
     progress_every: Duration,
+    /// The driver's own eyes.
+    watch: JoinHandle<()>,
+}
+
+impl<D> Drop for Dispatcher<D> {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
 }
 
 /// The calls that run now.
@@ -66,8 +75,20 @@ impl<D: Wired> Dispatcher<D> {
                 )));
             }
         }
+        let (driver, news) = (Arc::new(driver), News::new(Arc::clone(&host)));
+        let watched = Arc::clone(&driver);
+        let watch = async move {
+            let ended = guarded("watch", async {
+                watched.watch(news).await;
+                Ok(())
+            });
+            if let Err(error) = ended.await {
+                tracing::error!(%error, "What changes by itself is not told any more.");
+            }
+        };
+        let watch = tokio::spawn(watch.in_current_span());
         let calls = Arc::default();
-        Ok(Self { driver: Arc::new(driver), host, capabilities, calls, progress_every: PROGRESS_EVERY })
+        Ok(Self { driver, host, capabilities, calls, progress_every: PROGRESS_EVERY, watch })
     }
 
     /// The same with another least interval between two reports of progress; zero sends each.
@@ -165,6 +186,7 @@ impl<D: Wired> Dispatcher<D> {
 
     /// Stops every call and waits until the last has returned.
     pub async fn shutdown(&self) {
+        self.watch.abort();
         for cx in self.calls.list().values() {
             cx.stop(Stop::Dropped);
         }

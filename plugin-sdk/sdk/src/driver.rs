@@ -10,7 +10,7 @@ use tandem_contract::{
     UpdateAccess,
 };
 
-use crate::OpContext;
+use crate::{News, OpContext};
 
 /// A driver: one opened back end. Write plain `async fn`s.
 ///
@@ -42,6 +42,13 @@ pub trait Driver: Sized + Send + Sync + 'static {
     /// What it can do, with these settings. An ability that is claimed here must be listed in
     /// [`export_driver!`](crate::export_driver); one that is listed and not claimed is answered `Unsupported`.
     fn capabilities(&self) -> Capabilities;
+
+    /// Tells of what changes by itself, for as long as the driver is open; it is stopped by being dropped. Without it such a
+    /// change is seen when the manager looks, half an `rpo_seconds` later at most.
+    fn watch(&self, news: News) -> impl Future<Output = ()> + Send {
+        drop(news);
+        std::future::ready(())
+    }
 
     /// The pools, with their room. Quick.
     fn pools(&self, cx: &OpContext) -> impl Future<Output = Result<Vec<Pool>>> + Send;

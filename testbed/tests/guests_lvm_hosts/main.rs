@@ -143,27 +143,34 @@ fn a_cut_costs_what_was_written_meanwhile(site: &Site, share: &str, dice: &mut D
     site.sides_are_equal(&active, &replica);
 }
 
-/// Somebody makes the follower writable by hand while it is cut off: both sides have what the other lacks.
-fn a_split_brain_is_told_and_resolved_by_whoever_is_asked(site: &Site, share: &str) {
-    let (active, replica) = site.roles(share);
-    cut(site, [&active, &replica]);
-    site.fill(&active, "of this side", 1);
-    let guest = site.guest_with(&replica);
-    let minor = site.side(&replica).word("minor").to_owned();
-    let device = format!("/dev/drbd{minor}");
+/// Somebody makes the follower writable by hand while it is cut off: both sides have what the other lacks. What is told.
+fn part(site: &Site, [active, replica]: [&str; 2], names: [&str; 2]) -> String {
+    cut(site, [active, replica]);
+    site.fill(active, names[0], 1);
+    let guest = site.guest_with(replica);
+    let minor = site.side(replica).word("minor").to_owned();
+    let (device, file) = (format!("/dev/drbd{minor}"), format!("of=/mnt/by-hand/{}", names[1]));
     guest.run(&["drbdsetup", "primary", &minor, "--force"]).unwrap();
     guest.run(&["mkdir", "-p", "/mnt/by-hand"]).unwrap();
     guest.run(&["mount", &device, "/mnt/by-hand"]).unwrap();
-    guest
-        .run(&["dd", "if=/dev/urandom", "of=/mnt/by-hand/of that side", "bs=1M", "count=1", "conv=fsync"])
-        .unwrap();
+    guest.run(&["dd", "if=/dev/urandom", &file, "bs=1M", "count=1", "conv=fsync"]).unwrap();
     guest.run(&["umount", "/mnt/by-hand"]).unwrap();
     guest.run(&["drbdsetup", "secondary", &minor]).unwrap();
     site.second_cable(Link::GOOD);
-    let told = wait::until_else(|| {
-        let row = row(site, &replica);
+    told(site, replica)
+}
+
+/// Why a replica is in error.
+fn told(site: &Site, replica: &str) -> String {
+    wait::until_else(|| {
+        let row = row(site, replica);
         if row["replica_state"] == "error" { Ok(word(&row["reason"])) } else { Err(format!("{row:#}")) }
-    });
+    })
+}
+
+fn a_split_brain_is_told_and_resolved_by_whoever_is_asked(site: &Site, share: &str) {
+    let (active, replica) = site.roles(share);
+    let told = part(site, [&active, &replica], ["of this side", "of that side"]);
     println!("   {told}");
     let positions = [&active, &replica].map(|id| generation(site, id));
     assert!(positions.iter().all(|position| told.contains(position)), "{positions:?} are not in: {told}");
@@ -185,6 +192,22 @@ fn a_split_brain_is_told_and_resolved_by_whoever_is_asked(site: &Site, share: &s
     }
     let names = site.contents(&active);
     assert!(names.contains_key("./of this side") && !names.contains_key("./of that side"), "{names:?}");
+}
+
+/// The side that split off is kept, because an admin promotes it.
+fn the_other_side_of_a_split_brain_is_kept_where_it_is_promoted(site: &Site, share: &str) {
+    let (active, replica) = site.roles(share);
+    part(site, [&active, &replica], ["given up", "kept"]);
+    site.api.act(&replica, "promote").unwrap();
+    wait::until("the promotion", || (row(site, &replica)["replica_state"] == "active").then_some(()));
+    println!("   {}", told(site, &active));
+    let resync = site.api.resync(&active);
+    assert_eq!(resync["status"], "done", "{resync:#}");
+    site.api.in_sync(share);
+    site.is_served(&replica);
+    site.sides_are_equal(&replica, &active);
+    let names = site.contents(&replica);
+    assert!(names.contains_key("./kept") && !names.contains_key("./given up"), "{names:?}");
 }
 
 /// The generation of a side's data, as its kernel says it.
@@ -298,6 +321,24 @@ fn marked_kib(log: &str) -> u64 {
     }
 }
 
+/// Nobody looks for days: what the kernels say is told at once.
+#[test]
+fn a_link_that_is_cut_is_told_without_a_look() {
+    let site = Site::start_on_lvm(Exports::None, GIB);
+    let share = site.share_with("dr", 1, &[("replication:rpo_seconds", "864000")]);
+    let active = site.api.only_replica(&share, "active");
+    let replica = site.api.create_replica(&share, POOLS[1].1).unwrap();
+    site.api.in_sync(&share);
+    site.api.settle();
+    cut(&site, [&active, &replica]);
+    let state = || row(&site, &replica)["replica_state"].clone();
+    wait::until("the cut to be told", || (state() == "out_of_sync").then_some(()));
+    site.second_cable(Link::GOOD);
+    site.api.in_sync(&share);
+    audit::at_rest(&site);
+    audit::removed(&site);
+}
+
 #[test]
 fn two_hosts_with_drbd_between_them_lose_nothing_and_decide_nothing() {
     let mut dice = dice();
@@ -308,6 +349,7 @@ fn two_hosts_with_drbd_between_them_lose_nothing_and_decide_nothing() {
         promotions_lose_nothing(&site, &share);
         a_cut_costs_what_was_written_meanwhile(&site, &share, &mut dice);
         a_split_brain_is_told_and_resolved_by_whoever_is_asked(&site, &share);
+        the_other_side_of_a_split_brain_is_kept_where_it_is_promoted(&site, &share);
         if long() {
             a_host_that_was_gone_past_serves_nobody(&site, &share);
             a_power_cut_costs_the_activity_log(&site, &share);

@@ -94,6 +94,7 @@ fn judge(site: &Site, share: &str, deed: Deed, strike: &Strike, number: usize, s
         all_active(site, share)
     };
     let last = after.iter().rfind(|id| **id != first).unwrap_or(&first);
+    site.is_served(last);
     // Read where nobody has written it.
     near.lost_nothing(site, last);
     if let [one, other] = &after[..] {

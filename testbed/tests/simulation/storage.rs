@@ -109,6 +109,46 @@ fn what_only_a_replica_has_is_kept_until_somebody_asks_for_a_resync() {
 }
 
 #[test]
+fn what_only_a_replica_has_is_given_up_where_its_share_type_says_so() {
+    with_pair(async |life, share, ids| {
+        let of = life.sim.rows.family(share).await.unwrap().share_type.unwrap().id;
+        let policy = ("replication:split_brain".to_owned(), "discard-secondary".to_owned());
+        life.manager.set_extra_specs(of, [policy].into()).await.unwrap();
+        part(life, ids).await;
+        until(life, "served", async || write(life, OLD, ids[0])).await;
+        life.in_sync(ids[1]).await;
+        assert_eq!(life.active(share).await.0, ids[0]);
+        assert_eq!(life.sim.world.contents(NEW, ids[1]), life.sim.world.contents(OLD, ids[0]));
+    });
+}
+
+#[test]
+fn what_only_a_replica_has_is_kept_where_an_admin_promotes_it() {
+    with_pair(async |life, share, [old, new]| {
+        part(life, [old, new]).await;
+        let held = life.sim.world.contents(NEW, new).unwrap();
+        let told = async |id| row(life, id).await.replica_state == Some(ReplicaState::Error);
+        until(life, "told", async || told(new).await).await;
+        until(life, "served", async || write(life, OLD, old)).await;
+        let given_up = life.sim.world.contents(OLD, old).unwrap();
+
+        let op = life.manager.promote_replica(&admin(), new, None).await.unwrap();
+        assert_eq!(ended(life, &op).await, OpStatus::Done);
+        assert_eq!((role(life, old), role(life, new)), (Role::Secondary, Role::Active));
+        assert_eq!(life.active(share).await.0, new);
+        assert_eq!(life.sim.world.contents(NEW, new).unwrap(), held);
+        // Nor is the other side's given up before somebody says so.
+        until(life, "told of the other one", async || told(old).await).await;
+        life.sleep(Duration::from_secs(300)).await;
+        assert_eq!(life.sim.world.contents(OLD, old).unwrap(), given_up);
+        assert!(write(life, NEW, new) && !write(life, OLD, old));
+        life.manager.resync_replica(&admin(), old).await.unwrap().expect("it is admitted");
+        life.in_sync(old).await;
+        assert_eq!(life.sim.world.contents(OLD, old), life.sim.world.contents(NEW, new));
+    });
+}
+
+#[test]
 fn a_resync_that_is_asked_for_is_admitted_beside_one_that_nobody_asked_for() {
     with_pair(async |life, _, [_, new]| {
         // Behind, and nothing moves: the manager connects it by itself, and waits.

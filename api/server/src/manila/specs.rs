@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use tandem_manager::model::ShareType;
+use tandem_manager::model::{OnSplitBrain, ShareType};
 
 use super::type_views::REQUIRED;
 use super::{denied, find};
@@ -47,6 +47,9 @@ fn check(key: &str, value: &str) -> std::result::Result<(), &'static str> {
             } else {
                 Err("it must be a whole number of seconds, at least 1")
             };
+        }
+        "replication:split_brain" => {
+            return OnSplitBrain::named(value).map(drop).ok_or("it must be `wait` or `discard-secondary`");
         }
         _ => true,
     };

@@ -115,7 +115,7 @@ pub(crate) fn step_out(draft: &mut Draft, id: InstanceId, why: String) {
     let op = draft.admit(new_op(), intent, effects, None);
     draft.append(op, Event::Finished { ending: Ending::Done, error: None }, Vec::new(), None);
     // It is there.
-    let _ = admit_sync(draft, id, None, None);
+    let _ = admit_sync(draft, id, None);
 }
 
 fn is_active(row: &Instance) -> bool {

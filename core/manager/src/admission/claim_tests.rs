@@ -190,7 +190,7 @@ fn who_asks_and_may_not_is_told_why() {
         None,
     );
     let epoch = Some(Epoch(1));
-    let promote = Intent::Promote { instance: other, quiesce_wait_seconds: None, epoch };
+    let promote = Intent::Promote { instance: other, quiesce_wait_seconds: None, epoch, keep: false };
     draft.admit(new_op(), promote, Vec::new(), None);
     draft.admit(new_op(), Intent::Resize { from_gb: 1, to_gb: 2 }, Vec::new(), None);
     assert_eq!(ask(&mut draft, 0, 1), won(2));

@@ -11,7 +11,7 @@ mod share;
 mod types;
 
 pub(crate) use claim::{appoint, step_out};
-pub(crate) use replica::{admit_sync, admit_verify};
+pub(crate) use replica::{admit_resync, admit_sync, admit_verify};
 
 use tandem_contract::{InstanceId, OpId, ReplicaState, ResourceId};
 

@@ -64,7 +64,7 @@ impl Core {
             if let Some(row) = draft.instance_mut(id) {
                 row.reset_by_admin = false;
             }
-            admit_sync(draft, id, None, Some(caller))
+            admit_resync(draft, id, Some(caller))
         })
         .await
     }
@@ -221,20 +221,38 @@ fn promote(
     draft.preempt(|op| matches!(op.intent, Intent::Sync { .. }));
     let set = vec![Effect::Status { instance: id, status: InstanceStatus::ReplicationChange }];
     let epoch = draft.share.as_ref().map(|share| share.epoch);
-    let intent = Intent::Promote { instance: id, quiesce_wait_seconds: wait, epoch };
+    // Where both sides have what the other lacks, this says that it is this one that is to be kept.
+    let keep = state == ReplicaState::Error;
+    let intent = Intent::Promote { instance: id, quiesce_wait_seconds: wait, epoch, keep };
     Ok(draft.admit(new_op(), intent, set, Some(caller)))
 }
 
-/// Admits a sync unless one is waiting or running for that instance. One that nobody asked for gives up nothing, and
-/// takes the place of none that somebody asks for.
+/// Admits a sync that gives up nothing, unless one is waiting or running for that instance.
 pub(crate) fn admit_sync(
     draft: &mut Draft,
     id: InstanceId,
     point: Option<PointId>,
+) -> Result<Option<Operation>, Denied> {
+    admit(draft, id, point, (false, None))
+}
+
+/// Admits a sync that gives up what only that instance has: somebody, or its share type, said so. One that gives up nothing does
+/// not take its place.
+pub(crate) fn admit_resync(
+    draft: &mut Draft,
+    id: InstanceId,
     caller: Option<&Caller>,
 ) -> Result<Option<Operation>, Denied> {
+    admit(draft, id, None, (true, caller))
+}
+
+fn admit(
+    draft: &mut Draft,
+    id: InstanceId,
+    point: Option<PointId>,
+    (wanted, caller): (bool, Option<&Caller>),
+) -> Result<Option<Operation>, Denied> {
     draft.need_instance(id)?;
-    let wanted = caller.is_some();
     let does = |intent: &Intent| matches!(intent, Intent::Sync { instance, asked, .. } if *instance == id && (*asked || !wanted));
     if draft.unfinished().iter().any(|op| does(&op.intent) && !op.cancel) {
         return Ok(None);

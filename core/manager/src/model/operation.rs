@@ -57,6 +57,9 @@ pub enum Intent {
         /// The share's epoch when it was asked for: where somebody was told to go on since, nobody is gone past.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         epoch: Option<Epoch>,
+        /// Where the active one and this one each have what the other lacks, this one is to be kept.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        keep: bool,
     },
     /// Compare what a replica holds with what the active one holds, by reading both again.
     Verify {

@@ -33,6 +33,27 @@ pub struct ShareType {
     pub updated_at: Option<Timestamp>,
 }
 
+/// What becomes of two sides that each have what the other lacks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnSplitBrain {
+    /// `wait`: they are left alone until somebody says which one is to be kept.
+    #[default]
+    Wait,
+    /// `discard-secondary`, as DRBD's drbd.conf(5) calls it: what only the replica has is given up, and it follows the active one.
+    DiscardSecondary,
+}
+
+impl OnSplitBrain {
+    /// What the word of an extra spec means.
+    pub fn named(word: &str) -> Option<Self> {
+        match word.trim() {
+            "wait" => Some(Self::Wait),
+            "discard-secondary" => Some(Self::DiscardSecondary),
+            _ => None,
+        }
+    }
+}
+
 impl ShareType {
     /// `replication_type`, when it names a style.
     pub fn replication(&self) -> Option<Style> {
@@ -46,6 +67,12 @@ impl ShareType {
             .and_then(|text| text.trim().parse().ok())
             .filter(|&seconds| seconds > 0)
             .unwrap_or(DEFAULT_RPO_SECONDS)
+    }
+
+    /// `replication:split_brain`: who is right where two sides each have what the other lacks.
+    pub fn on_split_brain(&self) -> OnSplitBrain {
+        let word = self.extra_specs.get("replication:split_brain");
+        word.and_then(|word| OnSplitBrain::named(word)).unwrap_or_default()
     }
 
     /// Manila's snapshot words: snapshot_support, create_share_from_snapshot_support, revert_to_snapshot_support,

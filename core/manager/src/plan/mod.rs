@@ -333,8 +333,8 @@ pub(crate) fn plan(intent: &Intent, world: &World<'_>) -> Result<Vec<Step>, Erro
         Intent::CreateReplica { instance, .. } => replication::create(world, *instance),
         Intent::DeleteReplica { instance, .. } => replication::delete(world, *instance),
         Intent::Sync { instance, point, asked } => replication::sync(world, *instance, *point, *asked),
-        Intent::Promote { instance, quiesce_wait_seconds, epoch } => {
-            replication::promote(world, *instance, *quiesce_wait_seconds, *epoch)
+        Intent::Promote { instance, quiesce_wait_seconds, epoch, keep } => {
+            replication::promote(world, *instance, *quiesce_wait_seconds, *epoch, *keep)
         }
         Intent::Verify { instance, .. } => replication::verify(world, *instance),
         Intent::Fence { instance } => replication::fence(world, *instance),

@@ -159,12 +159,13 @@ pub(super) fn undo_sync(steps: &[Step]) -> Vec<Step> {
 
 /// Planned: the bulk while users still write; then writers are held back (quiesced, or by rules cast to read-only where
 /// the driver cannot), the last point, and the switch. Forced, when the active cannot be asked: the epoch, and the
-/// switch.
+/// switch. `keep`: both have what the other lacks, and this one is to be kept: the active one steps down, and nothing is awaited.
 pub(super) fn promote(
     world: &World<'_>,
     instance: InstanceId,
     wait_seconds: Option<u64>,
     asked_at: Option<Epoch>,
+    keep: bool,
 ) -> Result<Vec<Step>, Error> {
     if let Some(why) = world.away(instance) {
         return Err(Error::unavailable(format!("replica {instance} cannot be asked: {why}")));
@@ -205,6 +206,16 @@ pub(super) fn promote(
         }
         // It becomes active beside the other one, which goes on.
         return sync(world, instance, None, true);
+    }
+    if keep && world.by_storage(old) {
+        // Both are left as they are: the old one gives up what only it has when somebody asks for its resync.
+        return Ok(vec![
+            Step::RaiseEpoch,
+            Step::Demote { instance: old, to: Demotion::Secondary },
+            Step::Promote { instance, forced: true },
+            Step::ApplyAccess { instance },
+            Step::ApplyAccess { instance: old },
+        ]);
     }
     let hold = if world.can_quiesce(old) {
         Step::Quiesce { instance: old, wait_seconds }

@@ -128,7 +128,7 @@ proptest! {
     /// The order that keeps acknowledged bytes and one active: hold writers back, carry, raise, demote, promote.
     #[test]
     fn a_planned_promotion_keeps_its_order(storage: bool, quiesce: bool) {
-        let intent = Intent::Promote { instance: NEW, quiesce_wait_seconds: None, epoch: None };
+        let intent = Intent::Promote { instance: NEW, quiesce_wait_seconds: None, epoch: None, keep: false };
         let steps = with_world(storage, quiesce, false, |w| plan(&intent, w)).unwrap();
         let raise = at(&steps, |s| *s == Step::RaiseEpoch).unwrap();
         let demote = at(&steps, |s| matches!(s, Step::Demote { instance: OLD, to: Demotion::Secondary })).unwrap();
@@ -146,7 +146,7 @@ proptest! {
     /// never with both sides active at one epoch.
     #[test]
     fn a_failed_promotion_gives_the_source_back(storage: bool, quiesce: bool, failed in 0_usize..20) {
-        let intent = Intent::Promote { instance: NEW, quiesce_wait_seconds: None, epoch: None };
+        let intent = Intent::Promote { instance: NEW, quiesce_wait_seconds: None, epoch: None, keep: false };
         with_world(storage, quiesce, false, |world| {
             let steps = plan(&intent, world).unwrap();
             let failed = failed % steps.len();
@@ -179,7 +179,7 @@ proptest! {
     #[test]
     fn no_plan_leaks_a_point(failed in 0_usize..20, quiesce: bool, promote: bool) {
         let intent = if promote {
-            Intent::Promote { instance: NEW, quiesce_wait_seconds: None, epoch: None }
+            Intent::Promote { instance: NEW, quiesce_wait_seconds: None, epoch: None, keep: false }
         } else {
             Intent::Sync { instance: NEW, asked: false, point: None }
         };
@@ -197,7 +197,7 @@ proptest! {
 
 #[test]
 fn an_active_that_cannot_be_asked_is_promoted_past_by_force() {
-    let intent = Intent::Promote { instance: NEW, quiesce_wait_seconds: None, epoch: None };
+    let intent = Intent::Promote { instance: NEW, quiesce_wait_seconds: None, epoch: None, keep: false };
     let steps = with_world(false, true, true, |w| plan(&intent, w)).unwrap();
     assert_eq!(steps[0], Step::RaiseEpoch);
     assert_eq!(steps[1], Step::Promote { instance: NEW, forced: true });

@@ -4,6 +4,7 @@
 mod backends;
 pub(crate) use backends::cx;
 mod heal;
+mod news;
 mod sync;
 mod verify;
 mod writable;
@@ -22,6 +23,8 @@ const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 pub(crate) fn start(core: &SharedCore) {
     for slot in core.backends.slots() {
         let (core, slot) = (Arc::clone(core), Arc::clone(slot));
+        let (one, same) = (Arc::clone(&core), Arc::clone(&slot));
+        core.tasks.spawn(async move { news::listen(&one, &same).await });
         core.tasks.clone().spawn(async move { backends::watch(&core, &slot).await });
     }
     let one = Arc::clone(core);

@@ -14,14 +14,14 @@ use tandem_contract::{
 use tokio::sync::{Semaphore, mpsc};
 
 use super::backends::cx;
-use crate::admission::{admit_sync, new_op};
+use crate::admission::{admit_resync, admit_sync, new_op};
 use crate::backends::Slot;
 use crate::chores::Chore;
 use crate::clock::Timestamp;
 use crate::core::SharedCore;
 use crate::denied::Denied;
 use crate::draft::{Draft, active_of};
-use crate::model::{Instance, InstanceStatus, Intent, OpStatus, Share};
+use crate::model::{Instance, InstanceStatus, Intent, OnSplitBrain, OpStatus, Share};
 use crate::oplog::{Effect, Ending, Event};
 use crate::plan::by_storage;
 use crate::run::paused;
@@ -151,7 +151,8 @@ async fn look(core: &SharedCore, reads: &Semaphore, share: ResourceId) -> Result
             if own.as_ref().is_ok_and(|own| own.up_to_date == Some(true)) {
                 tell_exports(core, row, follower).await;
             }
-            judge_storage(core, follower, &active_report, own, rpo).await?;
+            let policy = share_type.on_split_brain();
+            judge_storage(core, follower, &active_report, own, (rpo, policy)).await?;
         } else {
             // One that was found damaged is not at the point that it says.
             let strayed = has_strayed(follower, &own) || follower.damage.is_some();
@@ -241,7 +242,7 @@ pub(super) fn is_busy(family: &Family, row: &Instance) -> bool {
 }
 
 /// Whether nothing but syncs own it now.
-fn only_waits(family: &Family, row: &Instance) -> bool {
+pub(super) fn only_waits(family: &Family, row: &Instance) -> bool {
     let is_sync = |intent: &Intent| matches!(intent, Intent::Sync { .. } | Intent::UpdateAccess);
     family.operations.iter().filter(|op| op.intent.concerns(row.id)).all(|op| is_sync(&op.intent))
 }
@@ -306,7 +307,7 @@ async fn judge(
         core.board.set_freshness(row.id, |f| f.unchanged_until = None);
         // One that was written to may be said to hold the point that it strayed from: a new one is carried.
         let point = (!strayed).then_some(point);
-        core.change(row.share_id, |draft| admit_sync(draft, row.id, point, None).map(drop)).await?;
+        core.change(row.share_id, |draft| admit_sync(draft, row.id, point).map(drop)).await?;
         // The sync itself sets the state when it ends; only an old lag is judged here.
     }
     let in_time = core.lag(row).seconds.is_some_and(|lag| lag <= rpo);
@@ -325,15 +326,17 @@ async fn judge_storage(
     row: &Instance,
     active: &Result<ReplicaReport, Error>,
     report: Result<ReplicaReport, Error>,
-    rpo: u64,
+    (rpo, policy): (u64, OnSplitBrain),
 ) -> Result<(), Denied> {
     let now = core.clock.now();
     let idle =
         |r: &ReplicaReport| r.up_to_date == Some(false) && r.resync.is_none() && r.split_brain.is_none();
     if active.is_ok() && report.as_ref().is_ok_and(idle) {
         // It is behind and nothing moves: an operation that should have connected it failed. A sync connects it.
-        core.change(row.share_id, |draft| admit_sync(draft, row.id, None, None).map(drop)).await?;
+        core.change(row.share_id, |draft| admit_sync(draft, row.id, None).map(drop)).await?;
     }
+    let split = report.as_ref().is_ok_and(|r| r.split_brain.is_some());
+    let gives_up = split && active.is_ok() && policy == OnSplitBrain::DiscardSecondary;
     let lag_bytes = behind(active, &report);
     let (should, why) = match report {
         Ok(report) => {
@@ -349,6 +352,8 @@ async fn judge_storage(
             match (&report.split_brain, report.up_to_date) {
                 (Some(how), _) => (ReplicaState::Error, Some(parted(how, active))),
                 (None, Some(true)) => (ReplicaState::InSync, None),
+                // Its storage knows exactly: no `rpo_seconds` make up for what it lacks.
+                (None, Some(false)) => (ReplicaState::OutOfSync, None),
                 _ if core.lag(row).seconds.is_some_and(|lag| lag <= rpo) => (ReplicaState::InSync, None),
                 _ => (ReplicaState::OutOfSync, None),
             }
@@ -358,11 +363,19 @@ async fn judge_storage(
             (ReplicaState::OutOfSync, Some(error.to_string()))
         }
     };
-    if row.replica_state == Some(should) {
-        Ok(())
-    } else {
-        observed(core, row, None, Some(should), why).await
+    if row.replica_state != Some(should) {
+        observed(core, row, None, Some(should), why).await?;
     }
+    if gives_up {
+        give_up(core, row).await?;
+    }
+    Ok(())
+}
+
+/// What only this side has is given up, as the operator chose in the share type.
+pub(super) async fn give_up(core: &SharedCore, row: &Instance) -> Result<(), Denied> {
+    tracing::warn!(replica = %row.id, "By its share type, what only this side has is given up.");
+    core.change(row.share_id, |draft| admit_resync(draft, row.id, None).map(drop)).await
 }
 
 /// Users are told where they read a replica once its storage has something to show them: by a repair, since rows are changed by

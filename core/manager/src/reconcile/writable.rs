@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tandem_contract::{Error, Health, InstanceId, ReplicaReport, ReplicaState, Style};
 
-use super::sync::{failure, follows, is_busy, observed, parted, report, set};
+use super::sync::{failure, follows, give_up, is_busy, observed, parted, report, set};
 use crate::admission::{admit_sync, step_out};
 use crate::chores::Chore;
 use crate::core::SharedCore;
 use crate::denied::Denied;
-use crate::model::{Instance, InstanceStatus, Part, Share};
+use crate::model::{Instance, InstanceStatus, OnSplitBrain, Part, Share, ShareType};
 use crate::store::Family;
 
 /// After this time a repair is tried again while nobody serves: each leaves an operation in the log.
@@ -47,7 +47,8 @@ pub(super) async fn look(core: &SharedCore, share: &Share, family: &Family) -> R
         } else if is_active(row) {
             active(core, share, row, own, lead).await?;
         } else if let (Ok(own), Some(lead)) = (own, lead) {
-            join(core, row, own, reports.get(&lead.id)).await?;
+            let policy = family.share_type.as_ref().map(ShareType::on_split_brain).unwrap_or_default();
+            join(core, row, own, reports.get(&lead.id), policy).await?;
         }
     }
     if lead.is_none() {
@@ -142,6 +143,7 @@ async fn join(
     row: &Instance,
     own: &ReplicaReport,
     lead: Option<&Result<ReplicaReport, Error>>,
+    policy: OnSplitBrain,
 ) -> Result<(), Denied> {
     let split = own.split_brain.as_ref().filter(|_| !row.yields);
     core.board.set_freshness(row.id, |f| {
@@ -149,12 +151,18 @@ async fn join(
         f.parted = split.is_some();
     });
     match (split, lead) {
+        // It was told the look before.
+        (Some(_), Some(Ok(_)))
+            if row.replica_state == Some(ReplicaState::Error) && policy == OnSplitBrain::DiscardSecondary =>
+        {
+            give_up(core, row).await
+        }
         (Some(_), _) if row.replica_state == Some(ReplicaState::Error) => Ok(()),
         (Some(how), Some(lead)) => {
             observed(core, row, None, Some(ReplicaState::Error), Some(parted(how, lead))).await
         }
         (Some(how), None) => observed(core, row, None, Some(ReplicaState::Error), Some(how.clone())).await,
-        (None, _) => core.change(row.share_id, |draft| admit_sync(draft, row.id, None, None).map(drop)).await,
+        (None, _) => core.change(row.share_id, |draft| admit_sync(draft, row.id, None).map(drop)).await,
     }
 }
 

@@ -139,8 +139,11 @@ impl Run {
             return self.end(Ending::Cancelled, Some(Error::cancelled("cancelled before it began"))).await;
         }
         let family = self.core.store.family(self.share).await?;
-        let intent = self.intent();
+        let mut intent = self.intent();
         let links = self.look(&intent, &family).await;
+        if let Intent::Promote { instance, keep, .. } = &mut intent {
+            *keep &= self.has_parted(&family, *instance).await;
+        }
         let sides = match &intent {
             Intent::Migrate { source, destination, request } => {
                 match self.sides(&family, *source, *destination, request).await {
@@ -235,6 +238,16 @@ impl Run {
             links.insert(row.id, link);
         }
         links
+    }
+
+    /// Whether a replica says that both sides have what the other lacks.
+    async fn has_parted(&self, family: &Family, instance: tandem_contract::InstanceId) -> bool {
+        let (Some(row), Some(share)) = (family.instances.iter().find(|i| i.id == instance), &family.share)
+        else {
+            return false;
+        };
+        let Ok(backend) = self.core.backends.of(row).await else { return false };
+        self.parted(&backend, instance, share.epoch).await.is_ok_and(|how| how.is_some())
     }
 
     /// Whether the back end of an instance does not answer, or can be called no more.

@@ -60,7 +60,7 @@ fn set(
             created(core, draft, *instance, done);
             if done {
                 // The first sync is admitted with the last word of the creation: a crash cannot come between.
-                let _ = admit_sync(draft, *instance, None, None);
+                let _ = admit_sync(draft, *instance, None);
                 vec![status(*instance, InstanceStatus::Available)]
             } else {
                 vec![status(*instance, InstanceStatus::Error), state(*instance, ReplicaState::Error)]
@@ -321,7 +321,7 @@ fn repair(
     }
     if row.replica_state.is_some_and(|state| state != ReplicaState::Active) && !row.fenced && !row.unfenced {
         // Its creation may have ended before it was connected.
-        let _ = admit_sync(draft, instance, None, None);
+        let _ = admit_sync(draft, instance, None);
     }
     set
 }

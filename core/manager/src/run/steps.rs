@@ -374,6 +374,10 @@ impl Run {
         let info = self.ask(&backend, PromoteReplica { instance: id, epoch, promotion }).await?.into_inner();
         let remark = forced.then(|| {
             let current = self.core.board.freshness(id).confirmed_at;
+            let stepped_down = |step: &Step| matches!(step, Step::Demote { .. });
+            if self.state.steps.iter().any(stepped_down) {
+                return KEPT.to_owned();
+            }
             lost(row, by_storage(backend.capabilities()).then_some(current), self.core.clock.now())
         });
         let rows = move |draft: &mut Draft| {
@@ -387,7 +391,9 @@ impl Run {
                     other.reason = None;
                 } else if other.replica_state == Some(ReplicaState::Active) {
                     // Planned: the old active made the point that the new one has. Forced: nobody knows yet.
-                    other.unfenced = forced;
+                    // One that stepped down for this at the same epoch serves nobody.
+                    let stepped_down = other.epoch >= epoch;
+                    other.unfenced = forced && !stepped_down;
                     if !forced {
                         other.point.clone_from(&point);
                     }
@@ -508,6 +514,10 @@ impl Run {
         }
     }
 }
+
+/// What is said of a promotion where both sides have what the other lacks.
+const KEPT: &str = "what only this replica had is kept; what only the one that was active has is kept on that one, until it is given up by \
+                    its `resync`";
 
 /// What a forced promotion may have lost, for a person. `current`: of storage that replicates by itself, when it was last
 /// seen to have everything.

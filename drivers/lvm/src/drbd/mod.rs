@@ -29,6 +29,7 @@ pub(crate) mod starved;
 pub(crate) mod status;
 pub(crate) mod tools;
 mod view;
+mod watch;
 pub(crate) mod writable;
 
 /// The replication protocol, as endpoints and capabilities name it.
