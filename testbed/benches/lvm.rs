@@ -27,7 +27,7 @@ const ROUNDS: usize = 7;
 /// MiB that an initial sync carries.
 const FULL: u32 = 512;
 /// What is written, each write on both disks before the next: its size, and how many.
-const WRITES: [(&str, u32); 3] = [("4k", 4000), ("64k", 2000), ("1M", 256)];
+const WRITES: [(&str, u32); 3] = [("4k", 4000), ("64k", 4000), ("1M", 768)];
 /// Shares with replicas that are made, in so many turns.
 const SHARES: usize = 50;
 const TURNS: usize = 10;

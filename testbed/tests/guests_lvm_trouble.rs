@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tandem_guests::{Behaviour, Command, Host};
 use tandem_testbed::api::word;
 use tandem_testbed::chance::{dice, long};
@@ -170,6 +170,136 @@ fn a_disk_that_fails_is_told_and_heals_when_asked() {
         taken_over(&house, &share, &replica, &[("first", first), ("second", second)]);
         nothing_is_left(&house);
     }
+}
+
+/// Puts a blank disk into the place of one that failed: its group and pool are made anew, and nothing of a share is there.
+fn replace_by_a_blank_one(house: &House, name: &'static str) {
+    let (guest, prefix) = (&*house.guest, format!("vg_{name}-"));
+    // As the kernel has them while LVM cannot read the disk; those above others first.
+    wait::until_else(|| {
+        let listed = guest.run(&["dmsetup", "ls"]).unwrap();
+        let left: Vec<&str> = listed.split_whitespace().filter(|word| word.starts_with(&prefix)).collect();
+        for device in &left {
+            let _ = guest.succeeds(&["dmsetup", "remove", device]).unwrap();
+        }
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?} are in use")) }
+    });
+    // No udev does that here.
+    guest.run(&["rm", "-rf", &format!("/dev/vg_{name}")]).unwrap();
+    let disk = guest.disk(name).unwrap();
+    disk.behave(guest, Behaviour::Good).unwrap();
+    let path = disk.path();
+    let blank =
+        ["dd", "if=/dev/zero", &format!("of={path}"), "bs=1M", "count=64", "conv=fsync", "status=none"];
+    guest.run(&blank).unwrap();
+    tandem_guests::lvm::create_group(guest, name, &path).unwrap();
+    house.api.backends_are_up();
+}
+
+/// Makes a replica anew where one was lost, and follows how it is filled: what is told of it only grows.
+fn anew(house: &House, share: &str, lost: &str, zone: &str) -> String {
+    house.api.delete_replica(lost).unwrap();
+    wait::until_else(|| {
+        let rows = house.api.replicas_of(share);
+        if rows.len() == 1 { Ok(()) } else { Err(format!("{rows:#?}")) }
+    });
+    let replica = house.api.create_replica(share, zone).unwrap();
+    let mut told = Vec::new();
+    wait::until("it to be filled", || {
+        let sync = house.api.operations("kind=sync&limit=1").unwrap().pop()?;
+        let progress = &sync["progress"];
+        if sync["instance_id"] == replica.as_str() && progress["phase"] == "resync" {
+            told.extend(Some((progress["done"].as_u64()?, progress["total"].as_u64()?)));
+        }
+        (row(house, &replica)["replica_state"] == "in_sync").then_some(())
+    });
+    let between: Vec<_> = told.iter().filter(|(done, total)| *done > 0 && done < total).collect();
+    assert!(between.len() > 1 && told.is_sorted_by_key(|(done, _)| *done), "{told:?}");
+    assert!(told.iter().all(|(_, total)| *total == GIB), "{told:?}");
+    replica
+}
+
+#[test]
+fn a_blank_disk_instead_of_one_that_failed_gets_its_replica_anew() {
+    let slowly = |name, zone, number| {
+        let mut group = group(name, zone, number, "");
+        group.settings = group.settings.replace(" }", ", resync_mib = 64 }");
+        group
+    };
+    let house = House::build(1536, &[slowly("alpha", "zone-a", 0), slowly("beta", "zone-b", 1)]);
+    let (share, active, replica) = pair(&house, "dr");
+    let first = written(&house, &active, "first", 4);
+    let broken =
+        |name: &str| house.guest.disk(name).unwrap().behave(&*house.guest, Behaviour::Broken).unwrap();
+
+    // The replica's.
+    broken("beta");
+    let second = written(&house, &active, "second", 8);
+    replace_by_a_blank_one(&house, "beta");
+    println!("   {}", in_error(&house, &replica, ""));
+    let replica = anew(&house, &share, &replica, "zone-b");
+
+    // The active one's: its users go on with what the replica has, until that is promoted.
+    broken("alpha");
+    let third = written(&house, &active, "third", 8);
+    wait::until_else(|| {
+        let told = row(&house, &active)["degraded"].to_string();
+        // LVM says nothing any more of a group whose one disk fails.
+        let backends = house.api.get("v1/backends").unwrap().to_string();
+        if told.contains("served from its peer")
+            || backends.contains("Volume group \\\"vg_alpha\\\" not found")
+        {
+            println!("   {told}");
+            return Ok(());
+        }
+        Err(backends)
+    });
+    replace_by_a_blank_one(&house, "alpha");
+    assert_eq!(sum(&house, &format!("{}/third", house.path(&active))), third);
+    house.api.act(&replica, "promote").unwrap();
+    wait::until_else(|| {
+        let row = row(&house, &replica);
+        if row["replica_state"] == "active" {
+            Ok(())
+        } else {
+            Err(format!("{row:#}\n{:#?}", house.api.operations("kind=promote&limit=1")))
+        }
+    });
+    house.api.settle();
+    for (name, content) in [("first", &first), ("second", &second), ("third", &third)] {
+        assert_eq!(sum(&house, &format!("{}/{name}", house.path(&replica))), *content, "{name}");
+    }
+    let again = anew(&house, &share, &active, "zone-a");
+    taken_over(&house, &share, &again, &[("first", &first), ("second", &second), ("third", &third)]);
+    grows(&house, &share, [("alpha", &again), ("beta", &replica)]);
+    nothing_is_left(&house);
+}
+
+/// Both sides grow, and the file system with them.
+fn grows(house: &House, share: &str, sides: [(&str, &str); 2]) {
+    house.api.post(&format!("v2/shares/{share}/action"), &json!({"extend": {"new_size": 2}})).unwrap();
+    wait::until("it to have grown", || {
+        let share = house.api.share(share).unwrap();
+        (share["status"] == "available" && share["size"] == 2).then_some(())
+    });
+    house.api.settle();
+    for (name, id) in sides {
+        let size = [
+            "lvs",
+            "--noheadings",
+            "--nosuffix",
+            "--units",
+            "b",
+            "-o",
+            "lv_size",
+            &format!("vg_{name}/tandem-{id}"),
+        ];
+        assert_eq!(house.lvm(&size).trim(), (2 * GIB).to_string());
+    }
+    let shown = house.guest.run(&["df", "-BM", "--output=size", &house.path(sides[0].1)]).unwrap();
+    let shown = shown.lines().last().and_then(|line| line.trim().strip_suffix('M')?.parse::<u64>().ok());
+    assert!(shown.is_some_and(|mib| mib > 1536), "{shown:?}");
+    house.api.in_sync(share);
 }
 
 #[test]

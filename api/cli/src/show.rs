@@ -116,6 +116,9 @@ fn remarks(replica: &Replica) -> Vec<String> {
     if let Some(damage) = &replica.damage {
         remarks.push(format!("DAMAGED: {damage}"));
     }
+    if let Some(degraded) = &replica.degraded {
+        remarks.push(format!("DEGRADED: {degraded}"));
+    }
     remarks.extend(replica.reason.clone().filter(|reason| replica.damage.as_ref() != Some(reason)));
     remarks
 }

@@ -63,6 +63,8 @@ pub(crate) struct Replica {
     #[serde(default)]
     pub(crate) damage: Option<String>,
     #[serde(default)]
+    pub(crate) degraded: Option<String>,
+    #[serde(default)]
     pub(crate) exports: Vec<String>,
     pub(crate) unfenced: bool,
     pub(crate) fenced: bool,

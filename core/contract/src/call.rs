@@ -241,7 +241,8 @@ verbs! {
         #[serde(default)]
         give_up: bool,
     } -> Outcome<()>;
-    /// Ends that.
+    /// Ends that. Of an instance that is not there (its disk was replaced), what its storage still serves or carries of it is
+    /// taken away.
     true "disconnect_peers" DisconnectPeers {
         /// The instance on this side.
         instance: InstanceId,

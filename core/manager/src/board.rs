@@ -21,8 +21,8 @@ pub(crate) struct Freshness {
     pub lag_bytes: Option<u64>,
     /// It holds changes that the active one lacks, as last told: it follows once somebody asks for a resync.
     pub parted: bool,
-    /// Of an active one of a `writable` share: why its users wait, as last told.
-    pub waits: Option<String>,
+    /// What is wrong with it although it serves or follows, as last told; of an active one of a `writable` share why its users wait.
+    pub degraded: Option<String>,
 }
 
 /// Volatile facts.

@@ -195,8 +195,13 @@ impl Core {
 impl Core {
     /// Active sides of `writable` shares whose users wait.
     fn waiting(&self, chart: &Chart, findings: &mut Vec<Finding>) {
-        for row in chart.instances.iter().filter(|row| row.replica_state == Some(ReplicaState::Active)) {
-            if let Some(why) = self.board.freshness(row.id).waits {
+        let is_joint = |row: &&Instance| {
+            let share = chart.shares.get(&row.share_id);
+            share.is_some_and(|share| share.replication == Some(Style::Writable))
+        };
+        let actives = chart.instances.iter().filter(|row| row.replica_state == Some(ReplicaState::Active));
+        for row in actives.filter(is_joint) {
+            if let Some(why) = self.board.freshness(row.id).degraded {
                 findings.push(notice(5, format!("instance {}", row.id), format!(
                     "it takes no writes, or is not served: {why}. It goes on by itself once it is told so, or sees the other side again: \
                      mend the link between them, and see that its host reaches this server with the secret of its back end"

@@ -441,6 +441,11 @@ impl Manager {
         self.core.lag(replica)
     }
 
+    /// What is wrong with an instance although it is in no error, as its driver last told: a sentence. It may be the last whole copy.
+    pub fn degraded(&self, instance: InstanceId) -> Option<String> {
+        self.core.board.freshness(instance).degraded
+    }
+
     /// Decides who goes on, when sides of a `writable` share are cut off from each other: `instance` claims it, and was
     /// active at `epoch`. Durable before it is answered.
     ///

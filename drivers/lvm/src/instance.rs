@@ -391,11 +391,7 @@ impl Inner {
     /// Removes an instance and every trace of it.
     pub(crate) async fn delete(&self, cx: &OpContext, id: InstanceId) -> Result<Outcome<()>> {
         let Some(mut locked) = self.lock(cx, id).await? else {
-            let (path, exporter) = (self.path(id), self.exporter.clone());
-            // A killed deletion may have left its export or its folder.
-            let closed = self.exporter.close(cx, &id.to_string(), &path).await?;
-            let unmounted = cx.blocking(move |_| crate::mount::unmount(&path, &exporter)).await?;
-            return Ok(Outcome::of(closed || unmounted, ()));
+            return Ok(Outcome::of(self.clear(cx, id).await?, ()));
         };
         self.remove(cx, &mut locked.image).await?;
         Lock::remove(&self.config.run, id);

@@ -5,6 +5,7 @@
 
 mod common;
 mod full;
+mod missing;
 mod readable;
 
 use std::fs;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use common::{Backend, run, set_table, volumes};
 use full::*;
 use libtest_mimic::{Arguments, Trial};
+use missing::*;
 use readable::*;
 use serde_json::json;
 use tandem_sdk::contract::*;
@@ -45,6 +47,7 @@ fn main() -> std::process::ExitCode {
         after_a_boot_nothing_is_there_before_its_epoch_is_confirmed,
         readers_over_nfs_finish_and_see_the_next_moment_and_a_promotion_loses_nothing,
         pools_that_fill_below_both_sides_lose_nothing_that_was_acknowledged,
+        what_a_host_lacks_is_named,
     ];
     trials.extend(trials![short;
         a_link_that_is_cut_heals_by_what_was_written_meanwhile,
@@ -484,6 +487,25 @@ async fn what_others_have_in_the_kernel_is_left_alone() {
     let overlap = json!({"drbd": {"address": "127.0.1.3", "ports": [7850, 7860], "minors": [900, 910]}});
     let refused = Backend::fails("gamma", overlap).await;
     assert!(refused.message.contains("drbd-vg_alpha.ranges"), "{refused}");
+    // Nor is a volume that has the name of one of Tandem's.
+    let alone = ReplicationSpec { style: Style::Dr, instances: 1 };
+    let spec = InstanceSpec { replication: Some(alone), ..pair.sides[0].spec(64 * MIB, "ext4") };
+    let instance = spec.instance;
+    let theirs = [format!("tandem-{instance}.drbd"), format!("tandem-{instance}.read0")];
+    for name in &theirs {
+        run("lvcreate", &["-y", "--type", "thin", "-V", "4m", "-n", name, "--thinpool", "pool", "vg_alpha"]);
+    }
+    let made = pair.sides[0].call(CreateInstance { spec }).await.unwrap_err();
+    assert!(made.message.contains(&theirs[0]), "{made}");
+    pair.sides[0].call(DeleteInstance { instance }).await.unwrap();
+    let left = volumes("vg_alpha");
+    assert!(
+        theirs.iter().all(|name| left.contains(name)) && !left.contains(&format!("tandem-{instance}")),
+        "{left:?}"
+    );
+    for name in theirs {
+        run("lvremove", &["-y", &format!("vg_alpha/{name}")]);
+    }
     pair.leaves_nothing().await;
     assert!(kernel().contains("precious"));
     run("drbdsetup", &["down", "precious"]);

@@ -71,8 +71,8 @@ impl Site {
         });
     }
 
-    /// Lets DRBD compare every block of both sides, and compares both volumes itself.
-    pub fn sides_are_equal(&self, active: &str, replica: &str) {
+    /// Lets DRBD compare every block of both sides, while users write.
+    pub fn sides_are_verified(&self, active: &str, replica: &str) {
         self.both_up_to_date(active, replica);
         let guest = self.guest_with(active);
         let minor = self.side(active).word("minor").to_owned();
@@ -87,6 +87,12 @@ impl Site {
             let said = || [active, replica].map(|id| self.kernel_said(id)).join("\n-- the other side\n");
             assert_eq!(side.kib("out-of-sync"), 0, "blocks differ: {side:?}\n{}", said());
         }
+    }
+
+    /// The same, and both volumes are compared.
+    pub fn sides_are_equal(&self, active: &str, replica: &str) {
+        self.sides_are_verified(active, replica);
+        let guest = self.guest_with(active);
         // Nothing is written meanwhile, so that both volumes are what the file system holds.
         let folder = self.path(active);
         guest.run(&["fsfreeze", "--freeze", &folder]).unwrap();

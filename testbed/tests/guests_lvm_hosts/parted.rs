@@ -125,11 +125,30 @@ fn one_goes_on(site: &Site, share: &str, sides: Sides<'_>, winner: usize) {
     goes_down(site, loser);
     assert_eq!(writers[loser].acknowledged(), promised, "who lost has promised nothing since");
     writers[winner].goes_on(writers[winner].acknowledged().len());
+    if winner == 0 {
+        let lag = || row(site, sides[loser])["lag_bytes"].as_u64();
+        let first = wait::until("a lag", || lag().filter(|lag| *lag > 0));
+        wait::until("the lag to count up", || lag().filter(|lag| *lag > first));
+    }
+    // The one whose host goes on counts.
+    let (said, before) = (site.log().len(), kernel(site, sides, winner));
     site.second_cable(Link::GOOD);
     comes_back(site, loser);
-    let before = writers[winner].acknowledged().len();
-    writers[winner].goes_on(before);
+    let already = writers[winner].acknowledged().len();
+    writers[winner].goes_on(already);
     nothing_is_lost(site, share, sides, writers);
+    let after = kernel(site, sides, winner);
+    let more = |of: &str| after.kib(of) - before.kib(of);
+    let log = site.log();
+    let marked = log.get(said..).filter(|log| log.contains("Marked additional")).map_or(0, super::marked_kib);
+    let lacked = before.kib("out-of-sync");
+    println!(
+        "   {} KiB were carried: {lacked} KiB differed, {} KiB were written since, {marked} KiB by the activity log",
+        more("sent"),
+        more("written")
+    );
+    assert!(lacked > 0 && more("sent") <= lacked + more("written") + marked);
+    site.sides_are_verified(sides[winner], sides[loser]);
     assert!(row(site, sides[winner])["epoch"].as_u64().unwrap() > epoch);
 }
 

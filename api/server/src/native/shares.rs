@@ -101,6 +101,7 @@ async fn shown(manager: &Manager, replicas: &[Instance]) -> Result<Vec<Value>, R
             name.as_deref(),
             rpo.get(&replica.share_type_id).copied().unwrap_or(DEFAULT_RPO_SECONDS),
             &manager.lag(replica),
+            manager.degraded(replica.id),
             operations.get(&replica.id).copied(),
         ));
     }

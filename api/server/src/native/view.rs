@@ -187,6 +187,7 @@ pub(super) fn replica(
     share_name: Option<&str>,
     rpo_seconds: u64,
     lag: &Lag,
+    degraded: Option<String>,
     operation: Option<tandem_contract::OpId>,
 ) -> Value {
     let active = replica.replica_state == Some(tandem_contract::ReplicaState::Active);
@@ -206,6 +207,7 @@ pub(super) fn replica(
         "verified_at": replica.checked.as_ref().map(|c| time(c.at)),
         "verified_point": replica.checked.as_ref().map(|c| json!({"id": c.point, "made_at": c.made_at.map(time)})),
         "damage": replica.damage,
+        "degraded": degraded,
         "operation_id": operation,
         "epoch": replica.epoch,
         "unfenced": replica.unfenced,

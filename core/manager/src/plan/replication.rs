@@ -190,11 +190,17 @@ pub(super) fn promote(
             return Err(overtaken(world.epoch));
         }
         None => {
-            return Ok(vec![
-                Step::RaiseEpoch,
-                Step::Promote { instance, forced: true },
-                Step::ApplyAccess { instance },
-            ]);
+            let forced =
+                [Step::RaiseEpoch, Step::Promote { instance, forced: true }, Step::ApplyAccess { instance }];
+            // Its disk was replaced by a blank one, while its users had what lies on this one's: they have until it is told to leave.
+            let is_lost = |old: &&Instance| {
+                old.id != instance
+                    && world.is_lost(old.id)
+                    && world.by_storage(old.id)
+                    && !world.is_writable()
+            };
+            let leave = actives().find(is_lost).map(|_| Step::Disconnect { instance });
+            return Ok(leave.into_iter().chain(forced).collect());
         }
     };
     if world.is_writable() {

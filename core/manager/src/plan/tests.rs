@@ -203,6 +203,24 @@ fn an_active_that_cannot_be_asked_is_promoted_past_by_force() {
     assert_eq!(steps[1], Step::Promote { instance: NEW, forced: true });
 }
 
+/// Its disk was replaced by a blank one, while its users went on with the other one's.
+#[test]
+fn an_active_whose_storage_is_gone_is_told_to_leave_before_it_is_gone_past() {
+    let intent = Intent::Promote { instance: NEW, quiesce_wait_seconds: None, epoch: None, keep: false };
+    for storage in [true, false] {
+        let steps = with_world(storage, false, true, |world| {
+            let links = HashMap::from([(OLD, Link::Seen(None)), (NEW, seen(Role::Secondary, None))]);
+            plan(&intent, &World { links: &links, sides: None, ..*world })
+        });
+        let steps = steps.unwrap();
+        assert_eq!(steps.contains(&Step::Disconnect { instance: NEW }), storage, "{steps:?}");
+        assert!(
+            steps[usize::from(storage)..]
+                .starts_with(&[Step::RaiseEpoch, Step::Promote { instance: NEW, forced: true }])
+        );
+    }
+}
+
 #[test]
 fn a_cut_transfer_is_continued_with_its_point() {
     let point = PointId(Uuid::from_u128(7));

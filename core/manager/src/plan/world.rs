@@ -108,6 +108,11 @@ impl World<'_> {
         }
     }
 
+    /// Whether an instance's back end says that there is no such instance any more.
+    pub fn is_lost(&self, id: InstanceId) -> bool {
+        matches!(self.links.get(&id), Some(Link::Seen(None)))
+    }
+
     /// Why an instance cannot be asked.
     pub fn away(&self, id: InstanceId) -> Option<String> {
         match self.links.get(&id) {

@@ -130,6 +130,7 @@ async fn look(core: &SharedCore, reads: &Semaphore, share: ResourceId) -> Result
     }
     let asked_at = core.clock.now();
     let active_report = report(core, active, row.epoch).await;
+    core.board.set_freshness(active.id, |f| f.degraded = degraded(&active_report));
     let mut rests = active_report.as_ref().is_ok_and(|a| a.changed_since_point == Some(false));
     if !is_busy(&family, active)
         && active.status == InstanceStatus::Available
@@ -145,6 +146,7 @@ async fn look(core: &SharedCore, reads: &Semaphore, share: ResourceId) -> Result
             continue;
         }
         let own = report(core, follower, row.epoch).await;
+        core.board.set_freshness(follower.id, |f| f.degraded = degraded(&own));
         if let Some(why) = failure(&own) {
             observed(core, follower, None, Some(ReplicaState::Error), Some(why)).await?;
         } else if is_by_storage(core, follower) {
@@ -276,6 +278,14 @@ pub(super) fn failure(report: &Result<ReplicaReport, Error>) -> Option<String> {
     }
 }
 
+/// What is wrong with one that serves or follows nevertheless.
+fn degraded(report: &Result<ReplicaReport, Error>) -> Option<String> {
+    match report {
+        Ok(ReplicaReport { health: Health::Degraded { reason }, .. }) => Some(reason.clone()),
+        _ => None,
+    }
+}
+
 /// Whether a replica is not at the point that it was brought to: its driver found it written to since.
 fn has_strayed(row: &Instance, own: &Result<ReplicaReport, Error>) -> bool {
     let known = row.point.as_ref().map(|p| p.info.id);
@@ -337,7 +347,7 @@ async fn judge_storage(
     }
     let split = report.as_ref().is_ok_and(|r| r.split_brain.is_some());
     let gives_up = split && active.is_ok() && policy == OnSplitBrain::DiscardSecondary;
-    let lag_bytes = behind(active, &report);
+    let lag_bytes = behind(Some(active), Some(&report));
     let (should, why) = match report {
         Ok(report) => {
             core.board.set_freshness(row.id, |f| {
@@ -394,9 +404,12 @@ async fn tell_exports(core: &SharedCore, share: &Share, row: &Instance) {
 
 /// Bytes that a replica of storage that replicates by itself is behind. One that is cut off does not know; the active one
 /// counts what it could not hand on.
-fn behind(active: &Result<ReplicaReport, Error>, own: &Result<ReplicaReport, Error>) -> Option<u64> {
+pub(super) fn behind(
+    active: Option<&Result<ReplicaReport, Error>>,
+    own: Option<&Result<ReplicaReport, Error>>,
+) -> Option<u64> {
     let told = |report: &Result<ReplicaReport, Error>| report.as_ref().ok().and_then(|r| r.lag_bytes);
-    told(own).or(told(active))
+    own.and_then(told).or(active.and_then(told))
 }
 
 /// What is said of a replica that went on by itself, with where the active one stands.
@@ -465,9 +478,13 @@ mod tests {
             })
         };
         let away = || Err(Error::unavailable("unplugged"));
-        assert_eq!(behind(&told(Some(8)), &told(Some(4))), Some(4));
-        assert_eq!(behind(&told(Some(8)), &told(None)), Some(8));
-        assert_eq!(behind(&told(Some(8)), &away()), Some(8));
-        assert_eq!(behind(&away(), &told(None)), None);
+        for (active, own, lag) in [
+            (told(Some(8)), told(Some(4)), Some(4)),
+            (told(Some(8)), told(None), Some(8)),
+            (told(Some(8)), away(), Some(8)),
+            (away(), told(None), None),
+        ] {
+            assert_eq!(behind(Some(&active), Some(&own)), lag);
+        }
     }
 }

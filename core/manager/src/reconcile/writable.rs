@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tandem_contract::{Error, Health, InstanceId, ReplicaReport, ReplicaState, Style};
 
-use super::sync::{failure, follows, give_up, is_busy, observed, parted, report, set};
+use super::sync::{behind, failure, follows, give_up, is_busy, observed, parted, report, set};
 use crate::admission::{admit_sync, step_out};
 use crate::chores::Chore;
 use crate::core::SharedCore;
@@ -29,12 +29,17 @@ pub(super) async fn look(core: &SharedCore, share: &Share, family: &Family) -> R
         }
     }
     for row in &family.instances {
-        core.board.set_freshness(row.id, |f| f.waits = reports.get(&row.id).and_then(|own| waits(row, own)));
+        core.board
+            .set_freshness(row.id, |f| f.degraded = reports.get(&row.id).and_then(|own| waits(row, own)));
     }
     let leads = |row: &&Instance| {
         is_active(row) && row.epoch == share.epoch && reports.get(&row.id).is_some_and(serves)
     };
     let lead = family.instances.iter().find(leads);
+    let led = lead.and_then(|lead| reports.get(&lead.id));
+    for row in family.instances.iter().filter(|row| !is_active(row)) {
+        core.board.set_freshness(row.id, |f| f.lag_bytes = behind(led, reports.get(&row.id)));
+    }
     for row in family.instances.iter().filter(|row| follows(row) && !is_busy(family, row)) {
         let Some(own) = reports.get(&row.id) else { continue };
         if let Some(why) = failure(own) {
@@ -67,11 +72,11 @@ fn serves(report: &Result<ReplicaReport, Error>) -> bool {
         .is_ok_and(|own| own.state == ReplicaState::Active && !matches!(own.health, Health::Failed { .. }))
 }
 
-/// Why the users of an active one wait, where they do.
+/// Why the users of an active one wait, where they do; or what else is wrong.
 fn waits(row: &Instance, own: &Result<ReplicaReport, Error>) -> Option<String> {
-    match own.as_ref().ok().filter(|_| is_active(row))? {
+    match own.as_ref().ok()? {
         ReplicaReport { health: Health::Degraded { reason }, .. } => Some(reason.clone()),
-        own if own.state != ReplicaState::Active => {
+        own if is_active(row) && own.state != ReplicaState::Active => {
             Some(row.reason.clone().unwrap_or_else(|| "its storage does not serve it".into()))
         }
         _ => None,
@@ -146,10 +151,7 @@ async fn join(
     policy: OnSplitBrain,
 ) -> Result<(), Denied> {
     let split = own.split_brain.as_ref().filter(|_| !row.yields);
-    core.board.set_freshness(row.id, |f| {
-        f.lag_bytes = own.lag_bytes;
-        f.parted = split.is_some();
-    });
+    core.board.set_freshness(row.id, |f| f.parted = split.is_some());
     match (split, lead) {
         // It was told the look before.
         (Some(_), Some(Ok(_)))

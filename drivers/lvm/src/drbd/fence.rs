@@ -11,7 +11,7 @@ use std::path::Path;
 use tandem_sdk::command::Command;
 use tandem_sdk::contract::Health;
 use tandem_sdk::files::failed;
-use tandem_sdk::{Error, ErrorKind, OpContext, Result, Retry, Role, Style};
+use tandem_sdk::{Error, ErrorKind, InstanceId, OpContext, Result, Retry, Role, Style};
 
 use super::record::Record;
 use super::status::Status;
@@ -68,12 +68,10 @@ impl Inner {
     }
 
     /// Nothing of its resource is in the kernel any more.
-    pub(super) fn forget(&self, image: &Image) {
-        if image.meta.record.as_ref().is_some_and(|record| record.style == Style::Writable) {
-            let (folder, name) = (Path::new(FOLDER), names::of_instance(image.meta.birth.instance));
-            let _ = std::fs::remove_file(note::path(folder, &name));
-            let _ = std::fs::remove_file(note::answered(folder, &name));
-        }
+    pub(super) fn forget(&self, id: InstanceId) {
+        let (folder, name) = (Path::new(FOLDER), names::of_instance(id));
+        let _ = std::fs::remove_file(note::path(folder, &name));
+        let _ = std::fs::remove_file(note::answered(folder, &name));
     }
 
     fn writable(&self) -> Result<&super::writable::Writable> {

@@ -18,6 +18,7 @@ mod grow;
 pub(crate) mod handshake;
 mod helper;
 mod lay;
+mod lost;
 pub(crate) mod numbers;
 mod peers;
 pub(crate) mod record;

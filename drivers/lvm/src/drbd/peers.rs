@@ -206,9 +206,9 @@ impl Inner {
     }
 
     pub(crate) async fn disconnect_peer(&self, cx: &OpContext, call: DisconnectPeers) -> Result<Outcome<()>> {
-        // What is gone, or being removed, replicates with nobody.
+        // What is gone replicates with nobody.
         let Some(mut locked) = self.lock(cx, call.instance).await? else {
-            return Ok(Outcome::Unchanged(()));
+            return Ok(Outcome::of(self.clear(cx, call.instance).await?, ()));
         };
         let image = &mut locked.image;
         let Some(mut record) = image

@@ -213,14 +213,7 @@ impl Inner {
             (true, false) => &["primary", &minor],
             _ => &["secondary", &minor],
         };
-        // A program that looks at new devices may hold it for a moment.
-        for _ in 0..20 {
-            match tools::setup(cx, words).await {
-                Err(e) if tools::is_busy(&e) => cx.sleep(std::time::Duration::from_millis(100)).await?,
-                other => return other.map(|_| true).map_err(|error| fence::refused(image, error)),
-            }
-        }
-        tools::setup(cx, words).await.map(|_| true)
+        tools::when_free(cx, words).await.map(|()| true).map_err(|error| fence::refused(image, error))
     }
 
     /// Takes the resource away; the volumes stay active. `true` when it was there.
@@ -234,7 +227,7 @@ impl Inner {
         }
         self.set_primary(cx, image, false, false).await?;
         tools::setup(cx, &["down", &names::of_instance(id)]).await?;
-        self.forget(image);
+        self.forget(id);
         Ok(true)
     }
 

@@ -19,6 +19,17 @@ pub(crate) async fn setup(cx: &OpContext, words: &[&str]) -> Result<String> {
     judge("drbdsetup", words, ended.status.success(), ended)
 }
 
+/// The same, while the device is in use for a moment: a program that looks at new devices may hold it.
+pub(crate) async fn when_free(cx: &OpContext, words: &[&str]) -> Result<()> {
+    for _ in 0..20 {
+        match setup(cx, words).await {
+            Err(e) if is_busy(&e) => cx.sleep(std::time::Duration::from_millis(100)).await?,
+            other => return other.map(drop),
+        }
+    }
+    setup(cx, words).await.map(drop)
+}
+
 /// Runs `drbdmeta` on the metadata volume at `node`.
 ///
 /// # Errors
