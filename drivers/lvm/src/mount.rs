@@ -40,9 +40,14 @@ pub(crate) struct Mounted {
 
 /// What is mounted at a path.
 pub(crate) fn mounted(path: &Path) -> Option<Mounted> {
-    let mut there = read(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(), path)?;
+    let mut there = read(&mountinfo(), path)?;
     there.stopped |= has_ext4_errors(there.device);
     Some(there)
+}
+
+/// Of this thread, which may see others than its process does.
+fn mountinfo() -> String {
+    fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default()
 }
 
 /// Whether a mounted file system answers at all: XFS refuses everything after an error, and does not say so elsewhere.
@@ -75,6 +80,11 @@ fn ext4_says((major, minor): (u32, u32), what: &str) -> Option<String> {
     let link = fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok()?;
     let path = Path::new("/sys/fs/ext4").join(link.file_name()?).join(what);
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+/// How many mounts lie at a path, one on the other.
+fn count(mountinfo: &str, path: &Path) -> usize {
+    mountinfo.lines().filter(|line| line.split(' ').nth(4).is_some_and(|at| Path::new(at) == path)).count()
 }
 
 /// See proc_pid_mountinfo(5).
@@ -156,13 +166,27 @@ pub(crate) fn detached(node: &str, filesystem: Filesystem) -> Result<OwnedFd> {
 }
 
 /// Puts such a mount at a path, in the place of whatever is there: that one stays for who has files of it open, and goes with
-/// the last of them. A program that looks just between the two finds an empty folder; NFS clients do not, since their server
-/// holds on to what it has until it is told.
+/// the last of them. From Linux 6.5 on everybody finds one or the other. Before, a program that looks just between the two finds
+/// an empty folder; NFS clients do not, since their server holds on to what it has until it is told.
 pub(crate) fn replace(path: &Path, mount: &OwnedFd) -> Result<()> {
     fs::create_dir_all(path).map_err(|e| failed("create", path, &e))?;
+    let onto = |how| move_mount(mount, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | how);
+    if mounted(path).is_some() && onto(MoveMountFlags::MOVE_MOUNT_BENEATH).is_ok() {
+        return uncover(path).map(drop);
+    }
     leave(path)?;
-    move_mount(mount, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .map_err(|errno| failed("mount on", path, &errno.into()))
+    onto(MoveMountFlags::empty()).map_err(|errno| failed("mount on", path, &errno.into()))
+}
+
+/// Shows what lies beneath, where a swap came that far. `true` when it had.
+pub(crate) fn uncover(path: &Path) -> Result<bool> {
+    let mut was = false;
+    while count(&mountinfo(), path) > 1 {
+        was = true;
+        rustix::mount::unmount(path, UnmountFlags::DETACH)
+            .map_err(|errno| failed("unmount", path, &errno.into()))?;
+    }
+    Ok(was)
 }
 
 /// Takes what is mounted there out of everybody's sight; it goes once nobody has a file of it open.
@@ -241,5 +265,75 @@ mod tests {
         assert_eq!(of("/srv/ab").map(|m| (m.read_only, m.stopped)), Some((false, false)));
         assert_eq!(of("/srv/d"), None);
         assert_eq!(read("", Path::new("/srv/a")), None);
+        assert_eq!(["/srv/a", "/srv/c", "/srv/d"].map(|path| count(text, Path::new(path))), [2, 1, 0]);
+    }
+
+    /// A mount of its own with one file, at no place yet.
+    fn moment(content: &str) -> OwnedFd {
+        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+        fsconfig_create(&context).unwrap();
+        let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap();
+        let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
+        let file = rustix::fs::openat(&mount, "file", flags, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        rustix::io::write(&file, content.as_bytes()).unwrap();
+        mount
+    }
+
+    /// Whether this kernel swaps without a gap, and this process may try.
+    fn swaps() -> bool {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        version >= (6, 5) && rustix::process::geteuid().is_root()
+    }
+
+    #[test]
+    fn who_looks_while_a_moment_is_swapped_finds_one_or_the_other() {
+        if !swaps() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("share");
+        // In a world of its own: nothing is left in anybody's mounts.
+        std::thread::spawn(move || {
+            #[expect(unsafe_code, reason = "only this thread, which ends here, has other mounts then")]
+            unsafe {
+                rustix::thread::unshare_unsafe(
+                    rustix::thread::UnshareFlags::NEWNS | rustix::thread::UnshareFlags::FS,
+                )
+            }
+            .unwrap();
+            let private =
+                rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+            rustix::mount::mount_change("/", private).unwrap();
+            replace(&path, &moment("0")).unwrap();
+            let stop = std::sync::atomic::AtomicBool::new(false);
+            let ordering = std::sync::atomic::Ordering::Relaxed;
+            std::thread::scope(|scope| {
+                let reader = scope.spawn(|| {
+                    let mut looks = 0_u32;
+                    while !stop.load(ordering) {
+                        fs::read(path.join("file")).unwrap();
+                        looks += 1;
+                    }
+                    looks
+                });
+                for number in 1..=200 {
+                    replace(&path, &moment(&number.to_string())).unwrap();
+                }
+                stop.store(true, ordering);
+                assert!(reader.join().unwrap() > 0);
+            });
+            assert_eq!(fs::read(path.join("file")).unwrap(), b"200");
+            // One that was cut between the two steps.
+            let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_BENEATH;
+            move_mount(moment("next"), "", CWD, &path, how).unwrap();
+            assert_eq!(fs::read(path.join("file")).unwrap(), b"200");
+            assert!(uncover(&path).unwrap() && !uncover(&path).unwrap());
+            assert_eq!(fs::read(path.join("file")).unwrap(), b"next");
+            assert!(leave(&path).unwrap());
+        })
+        .join()
+        .unwrap();
     }
 }

@@ -99,6 +99,7 @@ impl Inner {
         }
         let id = image.meta.birth.instance;
         let status = self.status(cx, id).await?.unwrap_or_default();
+        mount::uncover(&self.path(id))?;
         let shown = self.shown(image);
         let changed = self.drop_views(cx, image, shown).await?;
         if shown.is_some_and(|slot| !status.is_up_to_date() || !self.is_old(image, slot)) {
