@@ -256,6 +256,16 @@ fn a_blank_disk_instead_of_one_that_failed_gets_its_replica_anew() {
     });
     replace_by_a_blank_one(&house, "alpha");
     assert_eq!(sum(&house, &format!("{}/third", house.path(&active))), third);
+    // Nobody takes the last copy away by mistake.
+    house.api.delete_replica(&replica).unwrap();
+    let refused = wait::until("the removal to be refused", || {
+        let row = row(&house, &replica);
+        (row["status"] == "error_deleting").then(|| word(&row["reason"]))
+    });
+    assert!(refused.contains("promote it"), "{refused}");
+    assert_eq!(sum(&house, &format!("{}/third", house.path(&active))), third);
+    let action = format!("v2/share-replicas/{replica}/action");
+    house.api.post(&action, &json!({"reset_status": {"status": "available"}})).unwrap();
     house.api.act(&replica, "promote").unwrap();
     wait::until_else(|| {
         let row = row(&house, &replica);

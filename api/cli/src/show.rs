@@ -116,7 +116,9 @@ fn remarks(replica: &Replica) -> Vec<String> {
     if let Some(damage) = &replica.damage {
         remarks.push(format!("DAMAGED: {damage}"));
     }
-    if let Some(degraded) = &replica.degraded {
+    if let Some(degraded) =
+        replica.degraded.as_ref().filter(|degraded| replica.reason.as_ref() != Some(degraded))
+    {
         remarks.push(format!("DEGRADED: {degraded}"));
     }
     remarks.extend(replica.reason.clone().filter(|reason| replica.damage.as_ref() != Some(reason)));

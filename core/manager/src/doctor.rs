@@ -203,8 +203,9 @@ impl Core {
         for row in actives.filter(is_joint) {
             if let Some(why) = self.board.freshness(row.id).degraded {
                 findings.push(notice(5, format!("instance {}", row.id), format!(
-                    "it takes no writes, or is not served: {why}. It goes on by itself once it is told so, or sees the other side again: \
-                     mend the link between them, and see that its host reaches this server with the secret of its back end"
+                    "it takes no writes, is not served, or has another fault: {why}. Where it waits, it goes on by itself once it is told \
+                     so, or sees the other side again: mend the link between them, and see that its host reaches this server with the \
+                     secret of its back end"
                 )));
             }
         }

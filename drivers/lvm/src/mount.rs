@@ -183,22 +183,26 @@ pub(crate) fn uncover(path: &Path) -> Result<bool> {
     let mut was = false;
     while count(&mountinfo(), path) > 1 {
         was = true;
-        rustix::mount::unmount(path, UnmountFlags::DETACH)
-            .map_err(|errno| failed("unmount", path, &errno.into()))?;
+        detach(path)?;
     }
     Ok(was)
 }
 
-/// Takes what is mounted there out of everybody's sight; it goes once nobody has a file of it open.
+/// Takes the topmost mount away; it goes once nobody has a file of it open.
+fn detach(path: &Path) -> Result<()> {
+    match rustix::mount::unmount(path, UnmountFlags::DETACH) {
+        // Somebody else was faster.
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(errno) => Err(failed("unmount", path, &errno.into())),
+    }
+}
+
+/// Takes what is mounted there out of everybody's sight.
 pub(crate) fn leave(path: &Path) -> Result<bool> {
     let mut was = false;
     while mounted(path).is_some() {
         was = true;
-        match rustix::mount::unmount(path, UnmountFlags::DETACH) {
-            // Somebody else was faster.
-            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
-            Err(errno) => return Err(failed("unmount", path, &errno.into())),
-        }
+        detach(path)?;
     }
     Ok(was)
 }

@@ -367,7 +367,10 @@ pub(crate) fn undo(intent: &Intent, steps: &[Step], failed: usize, world: &World
 pub(crate) fn may_turn_back(intent: &Intent, steps: &[Step], done: usize, begun: usize) -> bool {
     let among = |first: usize, commits: fn(&Step) -> bool| steps.iter().take(first).any(commits);
     match intent {
-        Intent::Promote { .. } => !among(begun, |s| matches!(s, Step::Promote { .. })),
+        // What is lost and was told to leave serves nobody any more.
+        Intent::Promote { .. } => {
+            !among(begun, |s| matches!(s, Step::Promote { .. } | Step::Disconnect { .. }))
+        }
         Intent::Migrate { .. } => {
             !among(begun, |s| matches!(s, Step::TakeOver { .. } | Step::Switch { .. }))
                 && !among(done, |s| matches!(s, Step::Succeed { .. }))

@@ -122,16 +122,19 @@ async fn look(core: &SharedCore, reads: &Semaphore, share: ResourceId) -> Result
         super::writable::look(core, row, &family).await?;
         return Ok(again);
     }
-    let Some(active) = active_of(&family.instances) else { return Ok(again) };
-    let followers: Vec<&Instance> =
-        family.instances.iter().filter(|i| follows(i) && i.id != active.id).collect();
-    if followers.is_empty() {
-        return Ok(again);
-    }
+    let active = active_of(&family.instances);
+    let (followers, others): (Vec<&Instance>, Vec<&Instance>) =
+        family.instances.iter().filter(|i| Some(i.id) != active.map(|a| a.id)).partition(|i| follows(i));
+    let active = active.filter(|_| !followers.is_empty());
+    // Who is not asked tells nothing.
+    let unasked = family.instances.iter().filter(|_| active.is_none()).chain(others);
+    unasked.for_each(|i| core.board.set_freshness(i.id, |f| f.degraded = None));
+    let Some(active) = active else { return Ok(again) };
     let asked_at = core.clock.now();
     let active_report = report(core, active, row.epoch).await;
     core.board.set_freshness(active.id, |f| f.degraded = degraded(&active_report));
-    let mut rests = active_report.as_ref().is_ok_and(|a| a.changed_since_point == Some(false));
+    let mut rests =
+        active_report.as_ref().is_ok_and(|a| a.changed_since_point == Some(false) && a.health == Health::Ok);
     if !is_busy(&family, active)
         && active.status == InstanceStatus::Available
         && let Some(why) = failure(&active_report)
@@ -158,7 +161,7 @@ async fn look(core: &SharedCore, reads: &Semaphore, share: ResourceId) -> Result
         } else {
             // One that was found damaged is not at the point that it says.
             let strayed = has_strayed(follower, &own) || follower.damage.is_some();
-            rests &= !strayed;
+            rests &= !strayed && own.as_ref().is_ok_and(|own| own.health == Health::Ok);
             judge(core, follower, &active_report, strayed, point, asked_at, rpo).await?;
         }
     }

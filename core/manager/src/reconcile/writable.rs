@@ -37,8 +37,10 @@ pub(super) async fn look(core: &SharedCore, share: &Share, family: &Family) -> R
     };
     let lead = family.instances.iter().find(leads);
     let led = lead.and_then(|lead| reports.get(&lead.id));
-    for row in family.instances.iter().filter(|row| !is_active(row)) {
-        core.board.set_freshness(row.id, |f| f.lag_bytes = behind(led, reports.get(&row.id)));
+    for (id, own) in &reports {
+        if family.instances.iter().any(|row| row.id == *id && !is_active(row)) {
+            core.board.set_freshness(*id, |f| f.lag_bytes = behind(led, Some(own)));
+        }
     }
     for row in family.instances.iter().filter(|row| follows(row) && !is_busy(family, row)) {
         let Some(own) = reports.get(&row.id) else { continue };

@@ -84,6 +84,7 @@ fn set(
             {
                 // There is nothing to compare it with any more, and so no way to say that it was mended.
                 super::verify::mended(row);
+                core.board.set_freshness(active, |f| f.degraded = None);
             }
             vec![Effect::Gone { instance: *instance }]
         }

@@ -83,12 +83,27 @@ impl Run {
     }
 
     pub(super) async fn disconnect(&self, scene: &Scene, id: InstanceId) -> Result<Done, Error> {
-        if let Some(active) = active_beside(&scene.family.instances, id) {
-            let source = self.core.backends.of(active).await?;
-            self.leave(&source, active.id, id).await?;
-            if let Some(dest) = self.placed(scene, id).await? {
-                self.leave(&dest, id, active.id).await?;
+        let Some(active) = active_beside(&scene.family.instances, id) else { return Ok(Done::nothing()) };
+        let source = self.core.backends.of(active).await?;
+        let dest = self.placed(scene, id).await?;
+        if matches!(self.intent(), Intent::DeleteReplica { .. }) {
+            if self.observe(active).await?.is_none() {
+                return Err(Error::conflict(format!(
+                    "the storage of the active instance {} is gone, and its users may have what lies on this one \
+                     alone: reset its status to `available`, and promote it; to go without it, delete it by force",
+                    active.id
+                )));
             }
+            if let Some(dest) = &dest
+                && matches!(self.observe(scene.row(id)?).await, Ok(None))
+            {
+                // It may be mounted still, by what lies on the other one.
+                self.leave(dest, id, active.id).await?;
+            }
+        }
+        self.leave(&source, active.id, id).await?;
+        if let Some(dest) = dest {
+            self.leave(&dest, id, active.id).await?;
         }
         Ok(Done::nothing())
     }

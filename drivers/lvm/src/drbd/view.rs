@@ -99,7 +99,8 @@ impl Inner {
         }
         let id = image.meta.birth.instance;
         let status = self.status(cx, id).await?.unwrap_or_default();
-        mount::uncover(&self.path(id))?;
+        let path = self.path(id);
+        cx.blocking(move |_| mount::uncover(&path)).await?;
         let shown = self.shown(image);
         let changed = self.drop_views(cx, image, shown).await?;
         if shown.is_some_and(|slot| !status.is_up_to_date() || !self.is_old(image, slot)) {
