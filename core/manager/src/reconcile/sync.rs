@@ -282,7 +282,7 @@ pub(super) fn failure(report: &Result<ReplicaReport, Error>) -> Option<String> {
 }
 
 /// What is wrong with one that serves or follows nevertheless.
-fn degraded(report: &Result<ReplicaReport, Error>) -> Option<String> {
+pub(super) fn degraded(report: &Result<ReplicaReport, Error>) -> Option<String> {
     match report {
         Ok(ReplicaReport { health: Health::Degraded { reason }, .. }) => Some(reason.clone()),
         _ => None,

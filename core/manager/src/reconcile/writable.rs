@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tandem_contract::{Error, Health, InstanceId, ReplicaReport, ReplicaState, Style};
 
-use super::sync::{behind, failure, follows, give_up, is_busy, observed, parted, report, set};
+use super::sync::{behind, degraded, failure, follows, give_up, is_busy, observed, parted, report, set};
 use crate::admission::{admit_sync, step_out};
 use crate::chores::Chore;
 use crate::core::SharedCore;
@@ -76,13 +76,9 @@ fn serves(report: &Result<ReplicaReport, Error>) -> bool {
 
 /// Why the users of an active one wait, where they do; or what else is wrong.
 fn waits(row: &Instance, own: &Result<ReplicaReport, Error>) -> Option<String> {
-    match own.as_ref().ok()? {
-        ReplicaReport { health: Health::Degraded { reason }, .. } => Some(reason.clone()),
-        own if is_active(row) && own.state != ReplicaState::Active => {
-            Some(row.reason.clone().unwrap_or_else(|| "its storage does not serve it".into()))
-        }
-        _ => None,
-    }
+    let idle = own.as_ref().is_ok_and(|own| is_active(row) && own.state != ReplicaState::Active);
+    let why = || row.reason.clone().unwrap_or_else(|| "its storage does not serve it".into());
+    degraded(own).or_else(|| idle.then(why))
 }
 
 /// One that does not serve is no active one while another is, which is not broken as well.

@@ -95,6 +95,7 @@ impl Run {
                 )));
             }
             if let Some(dest) = &dest
+                && scene.share.replication == Some(Style::Writable)
                 && matches!(self.observe(scene.row(id)?).await, Ok(None))
             {
                 // It may be mounted still, by what lies on the other one.
