@@ -191,6 +191,10 @@ impl Store {
         self.config.root.join("instances")
     }
 
+    fn folder(&self, id: InstanceId) -> PathBuf {
+        self.instances().join(id.to_string())
+    }
+
     /// The folder of an instance, locked against a second changing call. `None` when it is not there.
     pub(crate) fn lock(&self, id: InstanceId) -> Result<Option<Instance>> {
         let Some(instance) = self.find(id)? else { return Ok(None) };
@@ -203,9 +207,14 @@ impl Store {
         Ok(Some(instance))
     }
 
+    /// What is said where an instance should be. It says where, since an operator looks for it there.
+    fn missing(&self, id: InstanceId) -> Error {
+        Error::not_found(format!("there is no folder `{}` of a share", self.folder(id).display()))
+    }
+
     /// [`lock`](Self::lock), where its absence is an error.
     pub(crate) fn lock_existing(&self, id: InstanceId) -> Result<Instance> {
-        let found = self.lock(id)?.ok_or_else(|| missing(id))?;
+        let found = self.lock(id)?.ok_or_else(|| self.missing(id))?;
         if found.meta.deleting {
             return Err(Error::conflict(format!("instance {id} is being deleted")));
         }
@@ -214,7 +223,7 @@ impl Store {
 
     /// The folder of an instance, to look at only.
     pub(crate) fn find(&self, id: InstanceId) -> Result<Option<Instance>> {
-        let dir = self.instances().join(id.to_string());
+        let dir = self.folder(id);
         let bytes = match fs::read(dir.join("meta.json")) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -240,7 +249,7 @@ impl Store {
 
     /// [`find`](Self::find), where its absence is an error.
     pub(crate) fn existing(&self, id: InstanceId) -> Result<Instance> {
-        self.find(id)?.ok_or_else(|| missing(id))
+        self.find(id)?.ok_or_else(|| self.missing(id))
     }
 
     /// The folder of an instance whose making was interrupted.
@@ -271,7 +280,7 @@ impl Store {
             set_mode(&tree, self.share_mode)?;
         }
         instance.save()?;
-        let dir = self.instances().join(id.to_string());
+        let dir = self.folder(id);
         fs::rename(&new, &dir).map_err(|e| io_error("rename", &new, &e))?;
         sync_dir(&self.instances())?;
         instance.dir = dir;
@@ -500,10 +509,6 @@ impl Instance {
     pub(crate) fn info(&self) -> InstanceInfo {
         InstanceInfo { exports: self.exports(), ..InstanceInfo::default() }
     }
-}
-
-fn missing(id: InstanceId) -> Error {
-    Error::not_found(format!("there is no instance {id} here"))
 }
 
 pub(crate) fn set_mode(path: &Path, mode: u32) -> Result<()> {

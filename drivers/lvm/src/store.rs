@@ -152,7 +152,7 @@ impl Inner {
 
     /// [`find`](Self::find), where its absence is an error.
     pub(crate) async fn existing(&self, cx: &OpContext, id: InstanceId) -> Result<Image> {
-        self.find(cx, id).await?.ok_or_else(|| missing(id))
+        self.find(cx, id).await?.ok_or_else(|| self.missing(id))
     }
 
     /// An instance to change; `None` when it is not there.
@@ -175,9 +175,14 @@ impl Inner {
         Ok(Some(Locked { image, _lock: lock }))
     }
 
+    /// What is said where an instance should be. It says where, since an operator looks for it with LVM's tools.
+    fn missing(&self, id: InstanceId) -> Error {
+        Error::not_found(format!("there is no volume `{}` with Tandem's tag", self.of(id)))
+    }
+
     /// [`lock`](Self::lock), where its absence is an error, and its being deleted one too.
     pub(crate) async fn lock_existing(&self, cx: &OpContext, id: InstanceId) -> Result<Locked> {
-        let found = self.lock(cx, id).await?.ok_or_else(|| missing(id))?;
+        let found = self.lock(cx, id).await?.ok_or_else(|| self.missing(id))?;
         if found.image.meta.deleting {
             return Err(Error::conflict(format!("instance {id} is being deleted")));
         }
@@ -217,10 +222,6 @@ fn require_below(percent: u8, what: &str, full: Option<u32>, advice: &str) -> Re
             full / 100
         ))),
     }
-}
-
-pub(crate) fn missing(id: InstanceId) -> Error {
-    Error::not_found(format!("there is no instance {id} here"))
 }
 
 pub(crate) fn still_there(id: InstanceId) -> Error {

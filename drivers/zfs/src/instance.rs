@@ -240,7 +240,7 @@ impl Inner {
     /// The instance is there already.
     async fn again(&self, cx: &OpContext, spec: InstanceSpec, role: Role) -> Result<Outcome<InstanceInfo>> {
         let id = spec.instance;
-        let mut locked = self.lock(cx, id).await?.ok_or_else(|| store::missing(id))?;
+        let mut locked = self.lock(cx, id).await?.ok_or_else(|| self.missing(id))?;
         let image = &mut locked.image;
         image.meta.epoch.admit(spec.epoch)?;
         let same = InstanceSpec { epoch: spec.epoch, ..image.meta.spec.clone() } == spec;

@@ -49,7 +49,7 @@ impl Inner {
 
     /// [`find`](Self::find), where its absence is an error.
     pub(crate) async fn existing(&self, cx: &OpContext, id: InstanceId) -> Result<Image> {
-        self.find(cx, id).await?.ok_or_else(|| missing(id))
+        self.find(cx, id).await?.ok_or_else(|| self.missing(id))
     }
 
     /// An instance to change; `None` when it is not there. What a killed call left half-done is finished first.
@@ -66,9 +66,14 @@ impl Inner {
         Ok(Some(locked))
     }
 
+    /// What is said where an instance should be. It says where, since an operator looks for it with `zfs list`.
+    pub(crate) fn missing(&self, id: InstanceId) -> Error {
+        Error::not_found(format!("there is no dataset `{}` of a share", self.name(id)))
+    }
+
     /// [`lock`](Self::lock), where its absence is an error.
     pub(crate) async fn lock_existing(&self, cx: &OpContext, id: InstanceId) -> Result<Locked> {
-        let found = self.lock(cx, id).await?.ok_or_else(|| missing(id))?;
+        let found = self.lock(cx, id).await?.ok_or_else(|| self.missing(id))?;
         if found.image.meta.deleting {
             return Err(Error::conflict(format!("instance {id} is being deleted")));
         }
@@ -180,8 +185,4 @@ pub(crate) fn creation(meta: &Meta, name: &str, options: &[String]) -> Result<Ve
 /// Instances among the datasets below the parent.
 pub(crate) fn listed(parent: &str, name: &str) -> Option<InstanceId> {
     names::instance_of(name.strip_prefix(parent)?.strip_prefix('/')?)
-}
-
-pub(crate) fn missing(id: InstanceId) -> Error {
-    Error::not_found(format!("there is no instance {id} here"))
 }

@@ -277,10 +277,15 @@ impl Site {
 
     /// Switches it on again: pools are found, nothing is mounted, and the server is started.
     pub fn boot(&self) {
+        self.switch_on();
+        self.launch(&[]);
+    }
+
+    /// The same without the server.
+    pub fn switch_on(&self) {
         self.guest.boot().unwrap();
         self.find_pools(&self.guest);
         self.furnish();
-        self.launch(&[]);
     }
 
     /// What the server has said so far.

@@ -175,6 +175,35 @@ fn without_an_arbiter_both_wait(site: &Site, share: &str, sides: Sides<'_>) {
     nothing_is_lost(site, share, sides, writers);
 }
 
+/// Nobody answers for longer than `dead_seconds`: both hosts go down, having kept nothing that the other one lacks. They come
+/// back, still without the cable, and one is served.
+fn without_an_arbiter_for_long_both_go_down(site: &Site, share: &str, sides: Sides<'_>) {
+    let writers = writers(site, sides, "for long");
+    site.kill();
+    site.second_cable(Link::CUT);
+    both_are_held(site, sides);
+    let promised = [0, 1].map(|side| writers[side].acknowledged());
+    for pool in 0..POOLS.len() {
+        goes_down(site, pool);
+        assert_eq!(writers[pool].acknowledged(), promised[pool], "none is kept while nobody has decided");
+    }
+    site.cut_power();
+    site.switch_on();
+    site.cut_far();
+    site.boot_far();
+    site.launch(&[]);
+    let state = |pool: usize| row(site, sides[pool])["replica_state"].clone();
+    let loser = wait::until_else(|| {
+        let waits = (0..POOLS.len()).find(|pool| state(*pool) == "out_of_sync");
+        let goes_on = waits.filter(|pool| state(1 - pool) == "active");
+        goes_on.ok_or_else(|| format!("nobody has won: {:#?}", site.api.replicas_of(share)))
+    });
+    println!("   {} goes on", POOLS[1 - loser].0);
+    site.fill(sides[1 - loser], "written alone", 1);
+    site.second_cable(Link::GOOD);
+    nothing_is_lost(site, share, sides, writers);
+}
+
 /// The link comes back before anybody has decided: both go on, and nobody has lost.
 fn a_short_cut_is_nobodys_loss(site: &Site, share: &str, sides: Sides<'_>) {
     let writers = writers(site, sides, "short");
@@ -218,6 +247,8 @@ fn of_two_hosts_that_lose_each_other_one_goes_on() {
     if long() {
         println!("-- cut, nobody answers");
         without_an_arbiter_both_wait(&site, &share, sides);
+        println!("-- cut, nobody answers for long");
+        without_an_arbiter_for_long_both_go_down(&site, &share, sides);
         println!("-- a short cut");
         a_short_cut_is_nobodys_loss(&site, &share, sides);
         println!("-- cut, the other host goes on");

@@ -50,7 +50,9 @@ fn main() -> ExitCode {
         Some((command, rest)) => (command.as_str(), rest),
         None => ("help", &[][..]),
     };
-    let outcome = match command {
+    // Not further on: what follows may be another program's words.
+    let asks = rest.first().is_some_and(|word| matches!(word.as_str(), "-h" | "--help"));
+    let outcome = match if asks { "help" } else { command } {
         "up" => up::run(rest),
         "test" => test::run(rest),
         "testbed" => testbed::run(rest),
