@@ -152,13 +152,19 @@ fn one_goes_on(site: &Site, share: &str, sides: Sides<'_>, winner: usize) {
     assert!(row(site, sides[winner])["epoch"].as_u64().unwrap() > epoch);
 }
 
-/// Nobody can be asked while the cable is cut: both wait, and one goes on once somebody answers.
-fn without_an_arbiter_both_wait(site: &Site, share: &str, sides: Sides<'_>) {
-    let writers = writers(site, sides, "nobody answers");
+/// The cable is cut below two writers while nobody can be asked, and both are held; what was acknowledged to each by then.
+fn held_with_nobody_to_ask(site: &Site, sides: Sides<'_>, what: &str) -> ([Writer; 2], [BTreeSet<u64>; 2]) {
+    let writers = writers(site, sides, what);
     site.kill();
     site.second_cable(Link::CUT);
     both_are_held(site, sides);
     let promised = [0, 1].map(|side| writers[side].acknowledged());
+    (writers, promised)
+}
+
+/// Nobody can be asked while the cable is cut: both wait, and one goes on once somebody answers.
+fn without_an_arbiter_both_wait(site: &Site, share: &str, sides: Sides<'_>) {
+    let (writers, promised) = held_with_nobody_to_ask(site, sides, "nobody answers");
     site.spawn(&[]);
     // Which one it is they do not know themselves.
     let winner = wait::until("one to be told", || {
@@ -178,11 +184,7 @@ fn without_an_arbiter_both_wait(site: &Site, share: &str, sides: Sides<'_>) {
 /// Nobody answers for longer than `dead_seconds`: both hosts go down, having kept nothing that the other one lacks. They come
 /// back, still without the cable, and one is served.
 fn without_an_arbiter_for_long_both_go_down(site: &Site, share: &str, sides: Sides<'_>) {
-    let writers = writers(site, sides, "for long");
-    site.kill();
-    site.second_cable(Link::CUT);
-    both_are_held(site, sides);
-    let promised = [0, 1].map(|side| writers[side].acknowledged());
+    let (writers, promised) = held_with_nobody_to_ask(site, sides, "for long");
     for pool in 0..POOLS.len() {
         goes_down(site, pool);
         assert_eq!(writers[pool].acknowledged(), promised[pool], "none is kept while nobody has decided");
@@ -193,13 +195,13 @@ fn without_an_arbiter_for_long_both_go_down(site: &Site, share: &str, sides: Sid
     site.boot_far();
     site.launch(&[]);
     let state = |pool: usize| row(site, sides[pool])["replica_state"].clone();
-    let loser = wait::until_else(|| {
-        let waits = (0..POOLS.len()).find(|pool| state(*pool) == "out_of_sync");
-        let goes_on = waits.filter(|pool| state(1 - pool) == "active");
-        goes_on.ok_or_else(|| format!("nobody has won: {:#?}", site.api.replicas_of(share)))
+    let winner = wait::until_else(|| {
+        let won = |pool: &usize| state(*pool) == "active" && state(1 - pool) == "out_of_sync";
+        let found = (0..POOLS.len()).find(won);
+        found.ok_or_else(|| format!("nobody has won: {:#?}", site.api.replicas_of(share)))
     });
-    println!("   {} goes on", POOLS[1 - loser].0);
-    site.fill(sides[1 - loser], "written alone", 1);
+    println!("   {} goes on", POOLS[winner].0);
+    site.fill(sides[winner], "written alone", 1);
     site.second_cable(Link::GOOD);
     nothing_is_lost(site, share, sides, writers);
 }

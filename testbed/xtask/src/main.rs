@@ -46,13 +46,13 @@ cargo xtask <command>
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // Help is asked for by the first word after a command, not further on: what follows may be another program's words.
+    let asks = arguments.get(1).is_some_and(|word| matches!(word.as_str(), "-h" | "--help"));
     let (command, rest) = match arguments.split_first() {
-        Some((command, rest)) => (command.as_str(), rest),
-        None => ("help", &[][..]),
+        Some((command, rest)) if !asks => (command.as_str(), rest),
+        _ => ("help", &[][..]),
     };
-    // Not further on: what follows may be another program's words.
-    let asks = rest.first().is_some_and(|word| matches!(word.as_str(), "-h" | "--help"));
-    let outcome = match if asks { "help" } else { command } {
+    let outcome = match command {
         "up" => up::run(rest),
         "test" => test::run(rest),
         "testbed" => testbed::run(rest),
